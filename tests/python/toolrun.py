@@ -1,0 +1,156 @@
+"""Runs a tool of tools/ as a user does, and reads what it prints."""
+
+import ctypes
+import os
+import platform
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))))
+PYTHON = "/usr/bin/python3"     # the one that the distribution's BCC is for
+
+sys.path.insert(0, os.path.join(TOP, "tests", "workload"))
+
+# Under software emulation a compile can take minutes.
+START_SECONDS = 300
+SETTLE_SECONDS = 0.3            # after the last event, before the end
+
+
+def tool_path(name):
+    return os.path.join(TOP, "tools", name + ".py")
+
+
+def run(name, *args, **popen):
+    """Run a tool that is expected to end by itself, for at most START_SECONDS.
+    Returns its CompletedProcess, with text in stdout and stderr."""
+    return subprocess.run(
+        [PYTHON, tool_path(name)] + [str(a) for a in args],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, universal_newlines=True,
+        timeout=START_SECONDS, **popen)
+
+
+class Tool:
+    """A tool that traces until it is told to stop.
+
+        with Tool("killsnoop", "-p", 181) as tool:
+            ...                 # it has printed its header: it traces
+        tool.rows               # what it printed after that, a str a line
+
+    Leaving the block waits until events under way are printed, ends the tool
+    by SIGINT and checks that it ended well. Raises AssertionError otherwise.
+    """
+
+    def __init__(self, name, *args, prefix=(), **popen):
+        self.command = list(prefix) + [PYTHON, tool_path(name)]
+        self.command += [str(a) for a in args]
+        self.popen = popen
+        self.lines = queue.Queue()
+        self.rows = []
+
+    def start(self):
+        """Start and wait for the header. Sets process, header."""
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, universal_newlines=True, **self.popen)
+        self.errors = []
+        self.readers = [
+            threading.Thread(target=self._read_rows, daemon=True),
+            threading.Thread(target=lambda: self.errors.extend(
+                self.process.stderr), daemon=True)]
+        for reader in self.readers:
+            reader.start()
+        self.header = self._line(START_SECONDS)
+        assert self.header is not None, "no header: " + self.stderr
+        return self
+
+    def _read_rows(self):
+        for line in self.process.stdout:
+            self.lines.put((time.monotonic(), line.rstrip("\n")))
+        self.lines.put((time.monotonic(), None))
+
+    def _line(self, seconds):
+        """The next line, None at the end. Raises queue.Empty in time."""
+        self.line_time, line = self.lines.get(timeout=seconds)
+        return line
+
+    def next_row(self, seconds=START_SECONDS):
+        """Wait for the next row and return it. Raises queue.Empty."""
+        row = self._line(seconds)
+        assert row is not None, "ended: " + self.stderr
+        self.rows.append(row)
+        return row
+
+    def finish(self):
+        """Wait for the tool's end. Reads all rows; returns its status."""
+        status = self.process.wait(START_SECONDS)
+        for reader in self.readers:
+            reader.join()
+        while True:
+            row = self._line(1)
+            if row is None:
+                return status
+            self.rows.append(row)
+
+    def send(self, sig):
+        """Signal the tool, by a process of its own: this one may be traced."""
+        subprocess.check_call(["sh", "-c", "kill -%d %d" % (
+            sig, self.process.pid)])
+
+    def stop(self, sig=signal.SIGINT):
+        """Let events under way be printed, send sig, and finish()."""
+        time.sleep(SETTLE_SECONDS)
+        assert self.process.poll() is None, "it ended too early"
+        self.send(sig)
+        return self.finish()
+
+    @property
+    def stderr(self):
+        return "".join(self.errors)
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, kind, *_):
+        if kind:
+            self.process.kill()
+            self.finish()
+            return
+        status = self.stop()
+        assert status == 0, "status %d: %s" % (status, self.stderr)
+
+    def table(self):
+        """The rows as dicts by the header's column titles; a column ends where
+        white space begins, so no name in it may have any."""
+        titles = self.header.split()
+        return [dict(zip(titles, row.split())) for row in self.rows]
+
+
+def bpf_programs():
+    """The IDs of all BPF programs in the kernel, by bpf(2) (linux/bpf.h:
+    BPF_PROG_GET_NEXT_ID is 11; start_id and next_id lead its attribute)."""
+    bpf = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+    libc = ctypes.CDLL(None, use_errno=True)
+    programs, attr = set(), ctypes.create_string_buffer(128)
+    while libc.syscall(bpf, 11, attr, len(attr)) == 0:
+        last = struct.unpack_from("=I", attr, 4)[0]
+        programs.add(last)
+        struct.pack_into("=II", attr, 0, last, 0)
+    return programs
+
+
+def probes(name):
+    """The probe types that the running kernel really allows a tool, found by
+    running it with each: {type: None, or the reason why not}."""
+    allowed = {}
+    for probe in ("fentry", "tracepoint", "kprobe"):
+        done = run(name, "--probe", probe, "-d", "0.1")
+        allowed[probe] = None if done.returncode == 0 else (
+            done.stderr.strip().split("no %s: " % probe)[-1])
+    return allowed

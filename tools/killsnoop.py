@@ -1,0 +1,880 @@
+#!/usr/bin/python3
+#
+# killsnoop  Trace the system calls that send signals: who sends what to whom.
+#            For Linux, uses BCC, eBPF. Embedded C.
+#
+# USAGE: killsnoop [-h] [-x] [-p PID] [-T TPID] [-s LIST] [-u UID] [-e] [-n]
+#                  [-c] [-U] [-v] [-j] [-d SECONDS] [--cgroupmap PATH]
+#                  [--mntnsmap PATH] [--probe {auto,fentry,tracepoint,kprobe}]
+#
+# Traces kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo and
+# pidfd_send_signal by fentry, else syscall tracepoints, else kprobes.
+#
+# Copyright (c) 2026 The killsnoop authors.
+# Licensed under the Apache License, Version 2.0 (the "License")
+#
+# 22-Nov-2026   Written anew, after the killsnoop that Brendan Gregg created on
+#               20-Sep-2015: the same options and columns, and more of both.
+
+import argparse
+import bisect
+import contextlib
+import csv
+import ctypes
+import errno
+import functools
+import io
+import math
+import operator
+import os
+import platform
+import re
+import resource
+import select
+import signal
+import struct
+import sys
+import tempfile
+import time
+
+# Until tracing starts there is nothing to finish: end at once, and quietly.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+# A closed descriptor's number must not become that of something of BPF's.
+for name in ("stdin", "stdout", "stderr"):
+    if getattr(sys, name) is None:
+        setattr(sys, name, open(os.devnull, "r+"))
+
+PAUSE = 0.04        # seconds between two looks into the buffer
+SETTLE = 10000000   # ns that a call may take without leaving the order in time
+BATCH = 50000       # events to print before the next look at signals
+BUFFER = 16 << 20   # bytes
+
+try:
+    from bcc import BPF
+    from bcc.containers import filter_by_containers
+except (ImportError, OSError, AttributeError) as e:
+    BPF, no_bcc = None, e
+
+examples = """examples:
+    ./killsnoop               # trace all signals that processes send
+    ./killsnoop -x            # only failed calls
+    ./killsnoop -p 181        # only signals that PID 181 sends
+    ./killsnoop -T 189        # only signals sent to PID 189
+    ./killsnoop -s 9          # only SIGKILL
+    ./killsnoop -s KILL,TERM  # only SIGKILL and SIGTERM, by name
+    ./killsnoop -nc           # names: of signals, errors and targets
+    ./killsnoop -e            # hide what processes send to themselves
+    ./killsnoop -j -d 60      # CSV for one minute
+"""
+
+
+def whole_number(least, most):
+    """An argparse type: a decimal number from least to most."""
+    def number(text):
+        if re.fullmatch("-?[0-9]+", text) and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(
+            "'%s' is not a number from %d to %d" % (text, least, most))
+    return number
+
+
+def seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("'%s' is not a time above 0" % text)
+    return value
+
+
+def signal_number(text):
+    """9, KILL, SIGKILL, RTMIN+3 or RTMAX-1 as a number."""
+    name = text.upper()
+    if re.fullmatch("[0-9]+", name) and int(name) < signal.NSIG:
+        return int(name)
+    name = name[3:] if name.startswith("SIG") else name
+    realtime = re.fullmatch("RT(MIN|MAX)([+-][0-9]+)?", name)
+    if realtime:
+        number = signal.Signals["SIGRT" + realtime.group(1)]
+        number += int(realtime.group(2) or 0)
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return number
+    elif "SIG" + name in signal.Signals.__members__:
+        return int(signal.Signals["SIG" + name])
+    raise argparse.ArgumentTypeError("'%s' is not a signal" % text)
+
+
+def signal_list(text):
+    return sorted({signal_number(part.strip()) for part in text.split(",")})
+
+
+def pinned_map(path):
+    """A path that may stand in a C string."""
+    if not re.fullmatch("/[A-Za-z0-9_./:@+-]+", path):
+        raise argparse.ArgumentTypeError("'%s' is not a plain path" % path)
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError("'%s' does not exist" % path)
+    return path
+
+
+parser = argparse.ArgumentParser(
+    description="Trace the system calls that send signals",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog=examples)
+parser.add_argument("-x", "--failed", action="store_true",
+    help="show only calls that failed")
+parser.add_argument("-p", "--pid", type=whole_number(1, 2**31 - 1),
+    help="show only signals that this process sends")
+parser.add_argument("-T", "--tpid", type=whole_number(-2**31, 2**31 - 1),
+    help="show only signals sent to this process, as TPID has it")
+parser.add_argument("-s", "--signal", type=signal_list, metavar="LIST",
+    help="show only these signals: numbers or names, as 9,TERM,RTMIN+3")
+parser.add_argument("-u", "--uid", type=whole_number(0, 2**32 - 2),
+    help="show only senders with this user ID")
+parser.add_argument("-e", "--external", action="store_true",
+    help="hide signals that a process sends to itself")
+parser.add_argument("-n", "--names", action="store_true",
+    help="show names of signals and errors instead of numbers")
+parser.add_argument("-c", "--tcomm", action="store_true",
+    help="show the command name of the target")
+parser.add_argument("-U", "--print-uid", action="store_true",
+    help="show the user ID of the sender")
+parser.add_argument("-v", "--verbose", action="store_true",
+    help="show the system call, and which probe type is in use")
+parser.add_argument("-j", "--csv", action="store_true",
+    help="print rows as comma-separated values")
+parser.add_argument("-d", "--duration", type=seconds, metavar="SECONDS",
+    help="end after this time")
+parser.add_argument("--cgroupmap", type=pinned_map, metavar="PATH",
+    help="show only senders in the cgroups of this pinned BPF map")
+parser.add_argument("--mntnsmap", type=pinned_map, metavar="PATH",
+    help="show only senders in the mount namespaces of this map")
+parser.add_argument("--probe", default="auto",
+    choices=("auto", "fentry", "tracepoint", "kprobe"),
+    help="probe type to use (default: the first that works)")
+parser.add_argument("--ebpf", action="store_true",
+    help=argparse.SUPPRESS)
+args = parser.parse_args()
+
+
+def die(message):
+    sys.stderr.write("%s: %s\n" % (parser.prog, message))
+    sys.exit(1)
+
+
+# Name; what its tracepoint calls the target, the first argument; which
+# argument is the signal.
+syscalls = [
+    ("kill", "pid", 2),
+    ("tkill", "pid", 2),
+    ("tgkill", "tgid", 3),
+    ("rt_sigqueueinfo", "pid", 2),
+    ("rt_tgsigqueueinfo", "tgid", 3),
+    ("pidfd_send_signal", "pidfd", 2),
+]
+names = [name for name, _, _ in syscalls]
+
+# The kernel functions behind a system call, and where they find its arguments.
+entry_points = [
+    ("__x64_sys_", "NATIVE"),
+    ("__arm64_sys_", "NATIVE"),
+    ("sys_", "NATIVE"),
+    ("__ia32_sys_", "IA32"),
+    ("__ia32_compat_sys_", "IA32"),
+    ("__arm64_compat_sys_", "NATIVE"),
+    ("compat_sys_", "NATIVE"),
+]
+
+bpf_text = """
+#include <uapi/linux/ptrace.h>
+#include <uapi/asm/siginfo.h>  /* a type in the tracepoints' formats */
+
+#define COMM_LEN 16
+
+struct event {
+    u64 ts;
+    u32 pid;
+    s32 target;
+    s32 sig;
+    s16 ret;                /* 0 or an error number, which fits */
+    u8 syscall;
+    u8 target_is_fd;        /* a pidfd whose process is not known */
+    char comm[COMM_LEN];
+#ifdef WITH_UID
+    u32 uid;
+#endif
+#ifdef WITH_TCOMM
+    char tcomm[COMM_LEN];
+#endif
+};
+
+/*
+ * A thread's latest call. The entry stays, with ts 0 between two calls, which
+ * is much cheaper than to insert and delete it for each.
+ */
+BPF_TABLE("lru_hash", u32, struct event, calls, 10240);
+BPF_ARRAY(lost, u64, 1);
+#ifdef RING_PAGES
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+#else
+BPF_PERF_OUTPUT(events);
+#endif
+
+static __always_inline void count_lost(void)
+{
+    int zero = 0;
+    u64 *n = lost.lookup(&zero);
+
+    if (n)
+        __sync_fetch_and_add(n, 1);
+}
+
+static __always_inline int wanted_target(u8 syscall, s32 target)
+{
+    u64 id = bpf_get_current_pid_tgid();
+
+#ifdef ONLY_TARGET
+    if (target != ONLY_TARGET)
+        return 0;
+#endif
+#ifdef ONLY_EXTERNAL
+    if (target == id >> 32)
+        return 0;
+    /* These two can have a thread's number, here at least this one's. */
+    if (target == (u32)id &&
+        (syscall == TKILL || syscall == PIDFD_SEND_SIGNAL))
+        return 0;
+#endif
+    return 1;
+}
+
+static __always_inline int enter(u8 syscall, s32 target, s32 sig)
+{
+    u64 id = bpf_get_current_pid_tgid();
+    u32 pid = id >> 32, tid = id;
+    struct event *event, unused;
+
+    event = calls.lookup(&tid);
+    if (event && event->ts) {
+        count_lost();  /* a return that was missed */
+        event->ts = 0;
+    }
+
+#ifdef ONLY_PID
+    if (pid != ONLY_PID)
+        return 0;
+#endif
+#ifdef ONLY_UID
+    if ((u32)bpf_get_current_uid_gid() != ONLY_UID)
+        return 0;
+#endif
+#ifdef ONLY_SIGNALS
+    if (!ONLY_SIGNALS(sig))
+        return 0;
+#endif
+#ifdef ONLY_CONTAINERS
+    if (container_should_be_filtered())
+        return 0;
+#endif
+    if (syscall != PIDFD_SEND_SIGNAL && !wanted_target(syscall, target))
+        return 0;
+
+    if (!event) {
+        __builtin_memset(&unused, 0, sizeof(unused));
+        event = calls.lookup_or_try_init(&tid, &unused);
+    }
+    if (!event) {
+        count_lost();
+        return 0;
+    }
+    event->ts = bpf_ktime_get_ns();
+    event->pid = pid;
+    event->target = target;
+    event->sig = sig;
+    event->syscall = syscall;
+    event->target_is_fd = syscall == PIDFD_SEND_SIGNAL;
+    if (bpf_get_current_comm(event->comm, COMM_LEN))
+        event->comm[0] = 0;
+#ifdef WITH_UID
+    event->uid = bpf_get_current_uid_gid();
+#endif
+#ifdef WITH_TCOMM
+    event->tcomm[0] = 0;
+#endif
+    return 0;
+}
+
+static __always_inline struct event *current_call(void)
+{
+    u32 tid = bpf_get_current_pid_tgid();
+    struct event *event = calls.lookup(&tid);
+
+    return event && event->ts ? event : NULL;
+}
+
+static __always_inline int leave(void *ctx, long ret)
+{
+    struct event *event = current_call();
+
+    if (!event)
+        return 0;
+    event->ret = ret;
+#ifdef ONLY_FAILED
+    if (ret >= 0)
+        goto out;
+#endif
+    if (event->syscall == PIDFD_SEND_SIGNAL && !event->target_is_fd &&
+        !wanted_target(event->syscall, event->target))
+        goto out;
+#ifdef RING_PAGES
+    /* Waking the reader for each event would cost more than all the rest. */
+    if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
+        count_lost();
+#else
+    if (events.perf_submit(ctx, event, sizeof(*event)))
+        count_lost();
+#endif
+out:
+    event->ts = 0;
+    return 0;
+}
+
+#ifdef SIGNAL_GENERATE
+/* Runs in the sender, between entry and return, where the target is known. */
+TRACEPOINT_PROBE(signal, signal_generate)
+{
+    struct event *event = current_call();
+
+    if (!event || event->sig != args->sig)
+        return 0;
+    if (event->target_is_fd) {
+        event->target = args->pid;
+        event->target_is_fd = 0;
+    }
+#ifdef WITH_TCOMM
+    /* Of a process group, the first member. */
+    if (!event->tcomm[0] &&
+        bpf_probe_read_kernel(event->tcomm, COMM_LEN, args->comm))
+        event->tcomm[0] = 0;
+#endif
+    return 0;
+}
+#endif
+
+/* A system call's wrapper is handed the registers of its caller. */
+#ifdef CONFIG_ARCH_HAS_SYSCALL_WRAPPER
+#define CALLER_REGS(ctx) ((void *)PT_REGS_PARM1(ctx))
+#else
+#define CALLER_REGS(ctx) ((void *)(ctx))
+#endif
+#define NATIVE_ARG1(regs) PT_REGS_PARM1(regs)
+#define NATIVE_ARG2(regs) PT_REGS_PARM2(regs)
+#define NATIVE_ARG3(regs) PT_REGS_PARM3(regs)
+#define IA32_ARG1(regs) ((regs)->bx)
+#define IA32_ARG2(regs) ((regs)->cx)
+#define IA32_ARG3(regs) ((regs)->dx)
+"""
+
+# The programs for one entry point of one system call.
+probe_text = {"fentry": """
+KRETFUNC_PROBE(%(function)s, struct pt_regs *regs, long ret)
+{
+    return leave(ctx, ret);
+}
+
+KFUNC_PROBE(%(function)s, struct pt_regs *regs)
+{
+    return enter(%(id)s, %(abi)s_ARG1(regs), %(abi)s_ARG%(sig)d(regs));
+}
+""", "tracepoint": """
+TRACEPOINT_PROBE(syscalls, sys_exit_%(name)s)
+{
+    return leave(args, args->ret);
+}
+
+TRACEPOINT_PROBE(syscalls, sys_enter_%(name)s)
+{
+    return enter(%(id)s, args->%(target)s, args->sig);
+}
+""", "kprobe": """
+int leave_%(function)s(struct pt_regs *ctx)
+{
+    return leave(ctx, PT_REGS_RC(ctx));
+}
+
+int enter_%(function)s(struct pt_regs *ctx)
+{
+    struct pt_regs regs;
+
+    if (bpf_probe_read_kernel(&regs, sizeof(regs), CALLER_REGS(ctx)))
+        return 0;
+    return enter(%(id)s, %(abi)s_ARG1(&regs), %(abi)s_ARG%(sig)d(&regs));
+}
+"""}
+
+
+class Unavailable(Exception):
+    """This machine lacks what a probe type needs."""
+
+
+def tracefs():
+    for path in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"):
+        if os.path.isdir(path + "/events"):
+            return path
+    raise Unavailable("tracefs is not mounted, try: "
+                      "mount -t tracefs tracefs /sys/kernel/tracing")
+
+
+@functools.lru_cache()
+def kernel_symbols():
+    with open("/proc/kallsyms", "rb") as f:
+        return f.read()
+
+
+def kernel_has(function):
+    return b" %s\n" % function.encode() in kernel_symbols()
+
+
+def refuses_tracing():
+    """Ask for a fentry program in one bpf(2) that can't succeed. EPERM means
+    that a real one would be refused, and saves the time to compile it."""
+    bpf_call = {"x86_64": 321, "aarch64": 280}.get(platform.machine())
+    if not bpf_call:
+        return False
+    attr = ctypes.create_string_buffer(128)     # union bpf_attr
+    struct.pack_into("=I", attr, 0, 26)         # prog_type TRACING
+    struct.pack_into("=I", attr, 68, 24)        # expected_attach_type FENTRY
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(bpf_call, 5, attr, len(attr))  # BPF_PROG_LOAD
+    return ctypes.get_errno() == errno.EPERM
+
+
+def check(probe):
+    """Refuse what a cheap look shows to be in vain."""
+    if probe == "fentry":
+        if not os.path.exists("/sys/kernel/btf/vmlinux"):
+            raise Unavailable("this kernel has no BTF")
+        if refuses_tracing():
+            raise Unavailable(os.strerror(errno.EPERM))
+    elif probe == "kprobe":
+        if not os.path.exists("/sys/bus/event_source/devices/kprobe"):
+            raise Unavailable("this kernel has no kprobes")
+
+
+def probe_points(probe):
+    """A dict for each place to attach to, with what the C text needs."""
+    points = []
+    for name, target, sig in syscalls:
+        point = {"name": name, "id": name.upper(), "target": target,
+                 "sig": sig}
+        if probe == "tracepoint":
+            path = tracefs() + "/events/syscalls/sys_enter_" + name
+            if os.path.exists(path):
+                points.append(point)
+            continue
+        for prefix, abi in entry_points:
+            if kernel_has(prefix + name):
+                points.append(dict(point, function=prefix + name, abi=abi))
+    if not points:
+        raise Unavailable("this kernel does not show the system calls")
+    return points
+
+
+def defines():
+    """The options, as checked, and the kernel's features for the C text."""
+    lines = ["%s %d" % (name.upper(), i) for i, name in enumerate(names)]
+    for macro, value in (("ONLY_PID", args.pid), ("ONLY_UID", args.uid),
+                         ("ONLY_TARGET", args.tpid)):
+        if value is not None:
+            lines.append("%s (%d)" % (macro, value))
+    if args.signal:
+        lines.append("ONLY_SIGNALS(sig) (%s)" % " || ".join(
+            "(sig) == %d" % number for number in args.signal))
+    for macro, wanted in (
+            ("ONLY_FAILED", args.failed), ("ONLY_EXTERNAL", args.external),
+            ("ONLY_CONTAINERS", args.cgroupmap or args.mntnsmap),
+            ("WITH_UID", args.print_uid), ("WITH_TCOMM", args.tcomm)):
+        if wanted:
+            lines.append(macro)
+    return "".join("#define %s\n" % line for line in lines)
+
+
+def program(probe, points):
+    """The whole C text."""
+    text = defines()
+    if kernel_has("bpf_ringbuf_output"):
+        text += "#define RING_PAGES %d\n" % (BUFFER // resource.getpagesize())
+    try:
+        if os.path.exists(tracefs() + "/events/signal/signal_generate"):
+            text += "#define SIGNAL_GENERATE\n"
+    except Unavailable:
+        if args.tcomm:
+            raise
+    if args.cgroupmap or args.mntnsmap:
+        text += filter_by_containers(args)
+    return text + bpf_text + "".join(probe_text[probe] % p for p in points)
+
+
+@contextlib.contextmanager
+def output_into(file):
+    """What BCC's C++ parts print is for us, in case that they fail."""
+    saved = os.dup(1), os.dup(2)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        os.close(saved[0])
+        os.close(saved[1])
+
+
+def attach(probe):
+    check(probe)
+    points = probe_points(probe)
+    bpf = BPF.__new__(BPF)  # kept when __init__ fails, to undo what it did
+    try:
+        bpf.__init__(text=program(probe, points))   # attaches all but kprobes
+        if probe == "kprobe":
+            for point in points:
+                name = point["function"]
+                bpf.attach_kretprobe(event=name, fn_name="leave_" + name)
+                bpf.attach_kprobe(event=name, fn_name="enter_" + name)
+    except Exception:
+        bpf.cleanup()
+        raise
+    return bpf
+
+
+def reason(error, log):
+    """The one line that tells most of why a try failed."""
+    if "kernel headers" in log:
+        die("BCC needs kernel headers: install linux-headers-%s (Debian, "
+            "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or set "
+            "BCC_KERNEL_SOURCE" % os.uname().release)
+    for line in log.splitlines():
+        if "error:" in line or line.startswith("bpf: "):
+            return line.split("error:")[-1].strip()
+    return str(error)
+
+
+def foreign_headers():
+    """Are the headers another kernel's? Then its structures may differ."""
+    try:
+        with open(os.path.join(os.environ["BCC_KERNEL_SOURCE"],
+                               "include/generated/utsrelease.h")) as f:
+            return '"%s"' % os.uname().release not in f.read()
+    except (KeyError, OSError):
+        return False
+
+
+def wanted_probes():
+    return list(probe_text) if args.probe == "auto" else [args.probe]
+
+
+def start():
+    """Attach by the first probe type that works."""
+    refusals = []
+    for probe in wanted_probes():
+        with tempfile.TemporaryFile(mode="w+", errors="replace") as log:
+            try:
+                with output_into(log):
+                    bpf = attach(probe)
+            except Exception as e:
+                log.seek(0)
+                refusals.append("no %s: %s" % (probe, reason(e, log.read())))
+                continue
+        kernel_symbols.cache_clear()
+        if args.verbose:
+            probe = "; ".join([probe] + refusals)
+            sys.stderr.write("Tracing by %s.\n" % probe)
+        return bpf
+    die("can't trace these system calls here:\n  " + "\n  ".join(refusals))
+
+
+class Events:
+    """Takes events from BPF in batches, and hands them out in time order."""
+
+    # struct event, with the padding at its end
+    record = struct.Struct("QIiihBB16s%s%s0Q" % (
+        "I" if args.print_uid else "0s", "16s" if args.tcomm else "0s"))
+
+    def __init__(self, bpf):
+        self.waiting, self.behind, self.newest = [], False, 0
+        self.dropped, self.lost_by_perf, self.lost_map = 0, 0, bpf["lost"]
+        if hasattr(bpf["events"], "open_ring_buffer"):
+            bpf["events"].open_ring_buffer(self.collector())
+            self.consume = bpf.ring_buffer_consume
+        else:
+            self.open_perf_buffer(bpf)
+
+    def open_perf_buffer(self, bpf):
+        pages = 64
+        while pages * 2 * resource.getpagesize() * os.cpu_count() <= BUFFER:
+            pages *= 2
+        try:    # no wake-up for each event, from BCC 0.24 on
+            bpf["events"].open_perf_buffer(self.collector(), pages, self.lose,
+                                           wakeup_events=BATCH)
+            self.consume = bpf.perf_buffer_consume
+        except TypeError:
+            bpf["events"].open_perf_buffer(self.collector(), pages, self.lose)
+            self.consume = functools.partial(bpf.perf_buffer_poll, timeout=0)
+
+    def lose(self, count):
+        self.lost_by_perf += count
+
+    def lost(self):
+        """BPF counts too what a perf buffer loses, from Linux 5.1 on."""
+        return self.dropped + max(self.lost_map[0].value, self.lost_by_perf)
+
+    def collector(self):
+        """The function that BCC calls for each event, made to be fast. What it
+        returns makes a ring buffer's consumer stop at a full batch; a perf
+        buffer's goes on until it has caught up."""
+        waiting, unpack = self.waiting, self.record.unpack
+        at = (ctypes.c_char * self.record.size).from_address
+
+        def collect(_, data, size):
+            if len(waiting) < 20 * BATCH:
+                waiting.append(unpack(at(data)))
+            else:
+                self.dropped += 1
+            return -1 if len(waiting) >= BATCH else 0
+        return collect
+
+    def read(self, everything=False):
+        """The events that are due. Those of the last SETTLE wait for the next
+        time, because an earlier call may not have returned yet.
+        """
+        now = int(time.monotonic() * 1e9)
+        self.consume()
+        self.waiting.sort()
+        self.behind = len(self.waiting) >= BATCH
+        self.newest = self.waiting[-1][0] if self.waiting else 0
+        due = len(self.waiting)
+        if not everything:
+            limit = min(now, self.newest if self.behind else now) - SETTLE
+            due = bisect.bisect(self.waiting, (limit,))
+        events = self.waiting[:due]
+        del self.waiting[:due]
+        return events
+
+
+def pidfd_target(pid, fd):
+    """The process behind another process' descriptor, or None."""
+    try:
+        with open("/proc/%d/fdinfo/%d" % (pid, fd)) as f:
+            return int(re.search(r"^Pid:\s*([1-9]\d*)$", f.read(), re.M)[1])
+    except (OSError, TypeError):    # gone, or no pidfd
+        return None
+
+
+def is_own(pid, target, syscall):
+    """Does process pid mean itself by target? BPF knows neither the numbers of
+    a PID namespace nor the threads of a process."""
+    if syscall == "tkill" and os.path.exists("/proc/%d/task/%d" % (
+            pid, target)):
+        return True
+    try:
+        with open("/proc/%d/status" % pid) as f:
+            own = re.search(r"^NStgid:.*\t(\d+)$", f.read(), re.M)[1]
+    except (OSError, TypeError):
+        return False
+    return target == int(own)
+
+
+def printable(comm):
+    """A command name, whose bytes can be any, as text."""
+    text = comm.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def signal_name(number):
+    if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+        return "SIGRTMIN+%d" % (number - signal.SIGRTMIN)
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return number
+
+
+def pid_width():
+    try:
+        with open("/proc/sys/kernel/pid_max") as f:
+            return len(f.read().strip()) + 1
+    except OSError:
+        return 6
+
+
+class Stop:
+    """The wish to end: Ctrl-C, SIGTERM, the end of -d, a reader that left."""
+
+    def __init__(self):
+        # Blocked, a signal waits to be looked at, and interrupts nothing.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self.end = time.monotonic() + (args.duration or math.inf)
+        self.reader = select.poll()
+        self.reader.register(sys.stdout.fileno(), 0)
+
+    def wished(self):
+        if signal.sigpending() & STOP_SIGNALS or self.reader.poll(0):
+            return True
+        return time.monotonic() >= self.end
+
+    def sleep(self, seconds):
+        time.sleep(max(0, min(seconds, self.end - time.monotonic())))
+
+
+class Output:
+    """Standard output, which a reader that does not read can't block for good:
+    a Ctrl-C still ends the tool then, a second later."""
+
+    def __init__(self, stop):
+        self.stop = stop
+        self.room = select.poll()
+        self.room.register(sys.stdout.fileno(), select.POLLOUT)
+
+    def write(self, text):
+        data = memoryview(text.encode(sys.stdout.encoding, "replace"))
+        patience = 10
+        while data:
+            if self.room.poll(100):     # ms; then there is room for PIPE_BUF
+                data = data[os.write(sys.stdout.fileno(),
+                                     data[:select.PIPE_BUF]):]
+            elif self.stop.wished():
+                patience -= 1
+                if not patience:
+                    raise OSError(errno.EAGAIN, "nobody reads the output")
+
+
+class Printer:
+    """Prints events as rows, with a header."""
+
+    def __init__(self, output):
+        self.output = output
+        width = pid_width()
+        columns = [("UID", 6, args.print_uid), ("PID", width, True),
+                   ("COMM", 16, True), ("SYSCALL", 17, args.verbose),
+                   ("SIG", 11 if args.names else 4, True),
+                   ("TPID", width, True), ("TCOMM", 16, args.tcomm),
+                   ("RESULT", 0, True)]
+        shown = [i for i, column in enumerate(columns) if column[2]]
+        self.pick = operator.itemgetter(*shown)
+        self.format = " ".join("%%-%ds" % columns[i][1] for i in shown[:-1])
+        self.time_format = "%s," if args.csv else "%-9s "
+        titles = self.row([column[0] for column in columns])
+        output.write(self.time_format % "TIME" + titles)
+
+    def row(self, values):
+        """All after TIME, of those values that have a column."""
+        values = self.pick(values)
+        if args.csv:
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow(values)
+            return line.getvalue()
+        return self.format % values[:-1] + " %s\n" % values[-1]
+
+    def event_row(self, event):
+        """All after TIME; nothing for an event that turns out unwanted."""
+        ts, pid, target, sig, ret, syscall, is_fd, comm, uid, tcomm = event
+        if is_fd:
+            # Later than this the number may well be another descriptor's.
+            age = time.monotonic() - ts / 1e9
+            target = pidfd_target(pid, target) if age < 1 else None
+            if args.tpid not in (None, target):
+                return ""
+        if args.external and is_own(pid, target, names[syscall]):
+            return ""
+        if args.names:
+            sig = signal_name(sig)
+            ret = errno.errorcode.get(-ret, ret)
+        return self.row((
+            uid, pid, printable(comm), names[syscall], sig,
+            "-" if target is None else target,
+            args.tcomm and (printable(tcomm) or "-"), ret))
+
+    def print(self, events):
+        """Events that come fast differ in little but their time, so that the
+        rest of a row is kept: for one batch, since /proc may have a say."""
+        wall_clock = time.time() - time.monotonic()
+        begin = end = 0     # ns of the second that is shown
+        rows, known = [], {}
+        for event in events:
+            if not begin <= event[0] < end:
+                second = int(event[0] / 1e9 + wall_clock)
+                begin = (second - wall_clock) * 1e9
+                end = begin + 1e9
+                clock = self.time_format % time.strftime(
+                    "%H:%M:%S", time.localtime(second))
+            key = event[1:]
+            row = known.get(key)
+            if row is None:
+                row = known[key] = self.event_row(event)
+            if row:
+                rows.append(clock + row)
+        self.output.write("".join(rows))
+
+
+def trace(bpf):
+    """Print events until there is a wish to stop."""
+    stop = Stop()
+    events = Events(bpf)
+    printer = Printer(Output(stop))
+    told, tell_at = 0, 0
+    last = False
+    while not last:
+        if not events.behind:
+            stop.sleep(PAUSE)
+        last = stop.wished()
+        now = time.monotonic()
+        printer.print(events.read(everything=last))
+        while last and events.behind and events.newest < now * 1e9:
+            printer.print(events.read(everything=True))
+        if last or now >= tell_at:
+            lost = events.lost()
+            if lost > told:
+                sys.stderr.write("%s: lost %d events\n" % (
+                    parser.prog, lost - told))
+            told, tell_at = lost, now + 1
+
+
+def print_program():
+    refusals = []
+    for probe in wanted_probes():
+        try:
+            check(probe)
+            print(program(probe, probe_points(probe)), flush=True)
+            return
+        except Unavailable as e:
+            refusals.append("no %s: %s" % (probe, e))
+    die("; ".join(refusals))
+
+
+def main():
+    if BPF is None:
+        die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
+            "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)" % no_bcc)
+    if args.ebpf:
+        return print_program()
+    if os.geteuid() != 0:
+        die("needs root, try: sudo %s" % " ".join(sys.argv))
+    if args.mntnsmap and foreign_headers():
+        die("--mntnsmap needs the headers of the running kernel, not those in "
+            "BCC_KERNEL_SOURCE")
+    bpf = start()
+    try:
+        trace(bpf)
+    except BrokenPipeError:
+        pass    # the reader has seen enough
+    except OSError as e:
+        die("can't write: %s" % e.strerror)
+
+
+main()
