@@ -11,7 +11,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
