@@ -161,8 +161,16 @@ parser.add_argument("--ebpf", action="store_true",
 args = parser.parse_args()
 
 
+def warn(message):
+    try:    # with no buffer, which would be tried again at the end
+        os.write(sys.stderr.fileno(), (message + "\n").encode(
+            sys.stderr.encoding, "backslashreplace"))
+    except OSError:
+        pass    # there is nobody to tell
+
+
 def die(message):
-    sys.stderr.write("%s: %s\n" % (parser.prog, message))
+    warn("%s: %s" % (parser.prog, message))
     sys.exit(1)
 
 
@@ -477,6 +485,8 @@ def probe_points(probe):
                 points.append(point)
             continue
         for prefix, abi in entry_points:
+            if probe == "fentry" and not prefix.startswith("__"):
+                continue    # no wrapper that has the caller's registers
             if kernel_has(prefix + name):
                 points.append(dict(point, function=prefix + name, abi=abi))
     if not points:
@@ -593,7 +603,7 @@ def start():
         kernel_symbols.cache_clear()
         if args.verbose:
             probe = "; ".join([probe] + refusals)
-            sys.stderr.write("Tracing by %s.\n" % probe)
+            warn("Tracing by %s." % probe)
         return bpf
     die("can't trace these system calls here:\n  " + "\n  ".join(refusals))
 
@@ -840,8 +850,7 @@ def trace(bpf):
         if last or now >= tell_at:
             lost = events.lost()
             if lost > told:
-                sys.stderr.write("%s: lost %d events\n" % (
-                    parser.prog, lost - told))
+                warn("%s: lost %d events" % (parser.prog, lost - told))
             told, tell_at = lost, now + 1
 
 
@@ -861,16 +870,16 @@ def main():
     if BPF is None:
         die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
             "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)" % no_bcc)
-    if args.ebpf:
-        return print_program()
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and not args.ebpf:
         die("needs root, try: sudo %s" % " ".join(sys.argv))
     if args.mntnsmap and foreign_headers():
         die("--mntnsmap needs the headers of the running kernel, not those in "
             "BCC_KERNEL_SOURCE")
-    bpf = start()
     try:
-        trace(bpf)
+        if args.ebpf:
+            print_program()
+        else:
+            trace(start())
     except BrokenPipeError:
         pass    # the reader has seen enough
     except OSError as e:
