@@ -7,51 +7,31 @@ USAGE: ./test_killsnoop.py [TestClass[.test]]       as root; see ../setup
 import csv
 import io
 import os
-import pty
 import re
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import unittest
 from collections import Counter
 
-from toolrun import PYTHON, TOP, Tool, bpf_programs, probes, run, tool_path
+from conduct import (COUNT, Conduct, Containers, Probes, Refusals, Subject,
+                     mine, odd_name)
+from toolrun import PYTHON, TOP, Tool, probes, readable_copy, run
 import signals
 
-COUNT = 23
 WORKLOAD = os.path.join(TOP, "tests", "workload", "signals.py")
 ALLOWED = {}
-DEFAULT_HEADER = ["TIME", "PID", "COMM", "SIG", "TPID", "RESULT"]
 
 
 def setUpModule():
     ALLOWED.update(probes("killsnoop"))
 
 
-def mine(table, pid=None):
-    """The rows of one sender, this process by default."""
-    return [row for row in table if row["PID"] == str(pid or os.getpid())]
-
-
-def burst(call, sig, count, **popen):
-    """Start a process that sends itself count signals; returns its Popen."""
-    return subprocess.Popen([PYTHON, WORKLOAD, call, str(int(sig)),
-                             str(count)], **popen)
-
-
-def numbered_burst(count):
-    """Start a process that asks for the process groups -2^30, -2^30 - 1, ...,
-    which do not exist; returns its Popen."""
-    return subprocess.Popen([PYTHON, "-c", (
-        "import signals\n"
-        "for i in range(%d): signals.kill(-2**30 - i, 0)" % count)],
-        env=dict(os.environ, PYTHONPATH=os.path.dirname(WORKLOAD)))
-
-
-class Case(unittest.TestCase):
+class Case(Subject, unittest.TestCase):
     """A test with a process to aim at."""
+
+    name, storm, never = "killsnoop", ["-s", "0"], ["-s", "63"]
 
     def setUp(self):
         self.target = signals.start_target()
@@ -62,17 +42,22 @@ class Case(unittest.TestCase):
         """killsnoop on the signals that this process sends."""
         return Tool("killsnoop", "-p", os.getpid(), *args, **popen)
 
+    def act(self, number=0):
+        """Ask for a process group that does not exist."""
+        signals.kill(-2**30 - number, 0)
 
-class Calls:
+    def number(self, row):
+        return -2**30 - int(row["TPID"])
+
+    def burst(self, count, wrapper=()):
+        return subprocess.Popen(
+            list(wrapper) + [PYTHON, WORKLOAD, "numbered", str(count)])
+
+
+class Calls(Probes):
     """What every probe type must show; made into a test case for each."""
 
-    probe = None
-
-    def setUp(self):
-        if ALLOWED[self.probe]:
-            self.skipTest("%s does not work here: %s" % (
-                self.probe, ALLOWED[self.probe]))
-        super().setUp()
+    allowed, programs = ALLOWED, 12
 
     def test_every_call(self):
         expected = Counter()
@@ -107,7 +92,7 @@ class Calls:
 
     def test_suicide_is_shown(self):
         with Tool("killsnoop", "--probe", self.probe, "-c") as tool:
-            process = burst("kill", signal.SIGKILL, 1)
+            process = signals.burst("kill", signal.SIGKILL, 1)
             process.wait()
         self.assertEqual(process.returncode, -signal.SIGKILL)
         rows = mine(tool.table(), process.pid)
@@ -119,7 +104,7 @@ class Calls:
     def test_32_bit_senders(self):
         if os.uname().machine != "x86_64":
             self.skipTest("int $0x80 is x86's")
-        if burst("ia32_kill", 0, 1).wait():
+        if signals.burst("ia32_kill", 0, 1).wait():
             self.skipTest("this kernel has no 32-bit system calls")
         with self.trace("--probe", self.probe, "-v") as tool:
             for _ in range(COUNT):
@@ -133,31 +118,6 @@ class Calls:
             expected.update({("kill", "10", "0"): COUNT,
                              ("kill", "0", "-3"): 1})
         self.assertEqual(seen, expected)
-
-    def test_threads(self):
-        def send():
-            for _ in range(COUNT):
-                signals.tgkill(self.target.pid, 0)
-        with self.trace("--probe", self.probe) as tool:
-            threads = [threading.Thread(target=send) for _ in range(7)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        self.assertEqual(len(mine(tool.table())), 7 * COUNT)
-
-    def test_nothing_outlives_sigkill(self):
-        before = bpf_programs()
-        tool = self.trace("--probe", self.probe).start()
-        added = bpf_programs() - before
-        self.assertGreaterEqual(len(added), 12)
-        tool.process.kill()
-        tool.finish()
-        for _ in range(50):     # programs are freed after a grace period
-            if not bpf_programs() & added:
-                return
-            time.sleep(0.1)
-        self.fail("programs left behind: %s" % (bpf_programs() & added))
 
 
 for _probe in ("fentry", "tracepoint", "kprobe"):
@@ -217,7 +177,7 @@ class TestOptions(Case):
 
     def test_pid(self):
         with self.trace() as tool:
-            self.assertEqual(burst("kill", 0, 3).wait(), 0)
+            self.assertEqual(signals.burst("kill", 0, 3).wait(), 0)
             for _ in range(COUNT):
                 signals.kill(self.target.pid, 0)
         self.assertEqual([row["PID"] for row in tool.table()],
@@ -279,8 +239,9 @@ class TestOptions(Case):
         nobody = 65534
         with Tool("killsnoop", "-u", nobody, "-U") as tool:
             signals.kill(self.target.pid, 0)
-            process = burst("kill", 0, COUNT,
-                            preexec_fn=lambda: os.setuid(nobody))
+            process = subprocess.Popen(
+                [PYTHON, readable_copy(self, WORKLOAD), "kill", "0",
+                 str(COUNT)], preexec_fn=lambda: os.setuid(nobody))
             self.assertEqual(process.wait(), 0)
         self.assertEqual({row["UID"] for row in tool.table()}, {str(nobody)})
         self.assertEqual(len(mine(tool.table(), process.pid)), COUNT)
@@ -340,73 +301,6 @@ class TestOptions(Case):
             "PID": str(os.getpid()), "COMM": 'a,"b', "SIG": "SIGUSR1",
             "TPID": str(self.target.pid), "TCOMM": "sleep", "RESULT": "0"})
 
-    def test_duration(self):
-        tool = self.trace("-d", "1.5").start()
-        began = time.monotonic()
-        signals.kill(self.target.pid, 0)
-        self.assertEqual(tool.finish(), 0)
-        self.assertEqual(len(tool.rows), 1)
-        self.assertLess(abs(tool.line_time - began - 1.5), 3)
-        self.assertEqual(tool.stderr, "")
-
-    def test_odd_names_do_no_harm(self):
-        with self.trace() as tool:
-            with odd_name(b"\x1b[2J\n\xff"):
-                signals.kill(self.target.pid, 0)
-        self.assertEqual(len(tool.rows), 1)
-        self.assertIn(" ?[2J?", tool.rows[0])
-
-    def test_cgroupmap(self):
-        unified = tempfile.mkdtemp()
-        self.addCleanup(os.rmdir, unified)
-        mount = ["mount", "-t", "cgroup2", "none", unified]
-        if subprocess.call(mount, stderr=subprocess.DEVNULL):
-            self.skipTest("no cgroup2 on this kernel")
-        self.addCleanup(subprocess.call, ["umount", unified])
-        group = os.path.join(unified, "killsnoop-test")
-        os.mkdir(group)
-        self.addCleanup(os.rmdir, group)
-        self.check_container_map(
-            "--cgroupmap", "u64", os.stat(group).st_ino,
-            "echo $$ > %s/cgroup.procs; exec" % group)
-
-    def test_mntnsmap(self):
-        source = os.environ.get("BCC_KERNEL_SOURCE")
-        if source:
-            done = run("killsnoop", "--mntnsmap", "/dev/null")
-            self.assertEqual(done.returncode, 1)
-            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
-            self.assertIn("headers", done.stderr)
-            self.skipTest("refused without the running kernel's own headers; "
-                          "the refusal was tested")
-        handle, link = tempfile.mkstemp()
-        os.close(handle)
-        self.addCleanup(os.remove, link)
-        subprocess.check_call(["unshare", "--mount=" + link, "true"])
-        self.addCleanup(subprocess.call, ["umount", link])
-        self.check_container_map("--mntnsmap", "u32", os.stat(link).st_ino,
-                                 "exec nsenter --mount=" + link)
-
-    def check_container_map(self, option, value, key, enter):
-        """COUNT signals by a shell that ran enter, others outside of it; the
-        map is pinned in a file system that only the tool sees."""
-        pin = ("import sys, os, ctypes; from bcc import BPF; "
-               "b = BPF(text='BPF_TABLE_PINNED(\"hash\", u64, %s, m, 1024, "
-               "\"/sys/fs/bpf/m\");'); "
-               "b['m'][ctypes.c_uint64(%d)] = b['m'].Leaf(1); "
-               "os.execv(sys.argv[1], sys.argv[1:])" % (value, key))
-        with Tool("killsnoop", option, "/sys/fs/bpf/m", prefix=[
-                "unshare", "--mount", "sh", "-c",
-                'mount -t bpf bpf /sys/fs/bpf && exec "$0" "$@"',
-                PYTHON, "-c", pin]) as tool:
-            inner = subprocess.Popen(
-                ["sh", "-c", "%s %s %s kill 0 %d" % (
-                    enter, PYTHON, WORKLOAD, COUNT)])
-            signals.kill(self.target.pid, 0)
-            self.assertEqual(inner.wait(), 0)
-        self.assertEqual([row["PID"] for row in tool.table()],
-                         [str(inner.pid)] * COUNT)
-
     def test_ebpf(self):
         done = run("killsnoop", "--ebpf", "-p", 181, "-s", "9,TERM")
         self.assertEqual(done.returncode, 0)
@@ -416,197 +310,7 @@ class TestOptions(Case):
         self.assertEqual(done.stderr, "")
 
 
-class odd_name:
-    """Within it, this thread's command name is some bytes, at most 15."""
-
-    PR_SET_NAME = 15    # linux/prctl.h
-
-    def __init__(self, name):
-        self.name = name
-
-    def __enter__(self):
-        with open("/proc/thread-self/comm", "rb") as f:
-            self.old = f.read().rstrip(b"\n")
-        signals.libc.prctl(self.PR_SET_NAME, self.name)
-
-    def __exit__(self, *_):
-        signals.libc.prctl(self.PR_SET_NAME, self.old)
-
-
-class TestBehaviour(Case):
-
-    def test_rows_come_at_once(self):
-        delays = []
-        with self.trace() as tool:
-            for _ in range(5):
-                sent = time.monotonic()
-                signals.kill(self.target.pid, 0)
-                tool.next_row()
-                delays.append(tool.line_time - sent)
-        self.assertLess(sorted(delays)[2], 0.2)
-
-    def test_rows_come_at_once_to_a_terminal(self):
-        master, slave = pty.openpty()
-        process = subprocess.Popen(
-            [PYTHON, tool_path("killsnoop"), "-p", str(os.getpid())],
-            stdout=slave)
-        os.close(slave)
-        with os.fdopen(master, "rb", 0) as terminal:
-            self.assertTrue(terminal.readline().startswith(b"TIME"))
-            delays = []
-            for _ in range(5):
-                sent = time.monotonic()
-                signals.kill(self.target.pid, 0)
-                terminal.readline()
-                delays.append(time.monotonic() - sent)
-            process.send_signal(signal.SIGINT)
-            self.assertEqual(process.wait(60), 0)
-        self.assertLess(sorted(delays)[2], 0.2)
-
-    def test_goes_on_after_a_stop(self):
-        """Ctrl-Z and fg, again and again."""
-        tool = self.trace().start()
-        for _ in range(3):
-            tool.send(signal.SIGSTOP)
-            time.sleep(0.5)
-            tool.send(signal.SIGCONT)
-            time.sleep(0.2)
-            for _ in range(COUNT):
-                signals.kill(self.target.pid, 0)
-        self.assertEqual(tool.stop(), 0)
-        self.assertEqual(len(tool.rows), 3 * COUNT)
-
-    def test_ends_while_nobody_reads(self):
-        for args, sig in ((["-d", "3"], None), ([], signal.SIGTERM)):
-            with self.subTest(args=args):
-                process = subprocess.Popen(
-                    [PYTHON, tool_path("killsnoop"), "-s", "0"] + args,
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-                process.stdout.readline()
-                burst("kill", 0, 20000).wait()
-                time.sleep(0.5)
-                if sig:
-                    process.send_signal(sig)
-                self.assertEqual(process.wait(10), 1)
-                self.assertEqual(process.stderr.read(), (
-                    b"killsnoop.py: can't write: nobody reads the output\n"))
-                process.stdout.close()
-                process.stderr.close()
-
-    def test_order_of_a_storm(self):
-        """More than one batch, from two CPUs. Both senders number their calls
-        by the process group that they ask for; what can be told of the order
-        is that of each, and that their rows do not come apart in TIME."""
-        for wrapper in ((), WITHOUT_RING_BUFFER):
-            with self.subTest(ring_buffer=not wrapper):
-                with Tool("killsnoop", "-s", 0, prefix=wrapper) as tool:
-                    senders = [numbered_burst(70001) for _ in range(2)]
-                    for sender in senders:
-                        self.assertEqual(sender.wait(), 0)
-                self.assertEqual(tool.stderr, "")
-                table = tool.table()
-                for sender in senders:
-                    numbers = [int(row["TPID"])
-                               for row in mine(table, sender.pid)]
-                    self.assertEqual(numbers, sorted(numbers, reverse=True))
-                    self.assertEqual(len(numbers), 70001)
-                times = [row["TIME"] for row in table]
-                self.assertEqual(times, sorted(times))
-
-    def test_c_locale(self):
-        env = dict(os.environ, LC_ALL="C", PYTHONIOENCODING="ascii")
-        with self.trace(env=env) as tool:
-            with odd_name("sp\u00e9".encode()):
-                signals.kill(self.target.pid, 0)
-        self.assertEqual([row["COMM"] for row in tool.table()], ["sp?"])
-
-    def test_closed_descriptors(self):
-        for closing in (">&-", "2>&-", "<&-"):
-            with self.subTest(closing=closing):
-                done = subprocess.run(
-                    ["sh", "-c", '"$0" "$@" -d 0.3 ' + closing, PYTHON,
-                     tool_path("killsnoop"), "-v"], stderr=subprocess.PIPE,
-                    stdout=subprocess.PIPE, universal_newlines=True)
-                self.assertEqual(done.returncode, 0)
-                self.assertNotIn("Traceback", done.stderr)
-
-    def test_time_and_order_under_backlog(self):
-        """Two processes in strict turn, on all CPUs, with the tool stopped."""
-        tool = Tool("killsnoop", "-s", 0).start()
-        tool.send(signal.SIGSTOP)
-        sent = time.time()
-        turns = 1009
-        first = signals.no_process()
-        a, b = os.pipe(), os.pipe()
-        child = os.fork()
-        if child == 0:
-            for i in range(1, turns, 2):
-                os.read(a[0], 1)
-                signals.kill(first + i, 0)
-                os.write(b[1], b"x")
-            os._exit(0)
-        for i in range(0, turns, 2):
-            signals.kill(first + i, 0)
-            if i + 1 < turns:
-                os.write(a[1], b"x")
-                os.read(b[0], 1)
-        os.waitpid(child, 0)
-        for fd in a + b:
-            os.close(fd)
-        time.sleep(3)
-        tool.send(signal.SIGCONT)
-        self.assertEqual(tool.stop(), 0)
-        rows = [row for row in tool.table()
-                if row["PID"] in (str(os.getpid()), str(child))]
-        self.assertEqual([int(row["TPID"]) for row in rows],
-                         list(range(first, first + turns)))
-        times = {time.strftime("%H:%M:%S", time.localtime(sent + second))
-                 for second in (0, 1)}
-        self.assertLessEqual({row["TIME"] for row in rows}, times)
-
-    def test_full_speed(self):
-        for wrapper in ((), WITHOUT_RING_BUFFER):
-            with self.subTest(ring_buffer=not wrapper):
-                with Tool("killsnoop", "-s", 0, prefix=wrapper) as tool:
-                    process = burst("kill", 0, 100000)
-                    self.assertEqual(process.wait(), 0)
-                self.check_all_told(tool, process.pid, 100000)
-
-    def test_lost_events_are_told(self):
-        for wrapper in ((), WITHOUT_RING_BUFFER):
-            with self.subTest(ring_buffer=not wrapper):
-                tool = Tool("killsnoop", "-s", 0, prefix=wrapper).start()
-                tool.send(signal.SIGSTOP)
-                process = burst("kill", 0, 500000)
-                self.assertEqual(process.wait(), 0)
-                tool.send(signal.SIGCONT)
-                time.sleep(1)
-                self.assertEqual(tool.stop(), 0)
-                lost = self.check_all_told(tool, process.pid, 500000)
-                self.assertGreater(lost, 0)
-
-    def check_all_told(self, tool, pid, sent):
-        """Rows and lost events make up what was sent. Returns the lost."""
-        lost = sum(int(n) for n in re.findall(r"lost (\d+) event",
-                                              tool.stderr))
-        others = len(tool.rows) - len(mine(tool.table(), pid))
-        self.assertLess(others, 100)
-        self.assertLessEqual(sent, len(tool.rows) + lost)
-        self.assertLessEqual(len(tool.rows) - others + lost, sent + 100)
-        if not lost:
-            self.assertEqual(len(tool.rows) - others, sent)
-        return lost
-
-    def test_many_senders(self):
-        with Tool("killsnoop", "-s", "URG") as tool:
-            processes = [burst("tgkill", signal.SIGURG, 101)
-                         for _ in range(31)]
-            for process in processes:
-                self.assertEqual(process.wait(), 0)
-        seen = Counter(int(row["PID"]) for row in tool.table())
-        for process in processes:
-            self.assertEqual(seen[process.pid], 101)
-        self.assertEqual(tool.stderr, "")
+class TestConduct(Conduct, Containers, Case):
 
     def test_agrees_with_strace(self):
         calls = ",".join(list(signals.CALLS)[:6])
@@ -629,127 +333,19 @@ class TestBehaviour(Case):
             [(row["SYSCALL"], row["SIG"], row["RESULT"]) for row in table
              if row["PID"] == sender and row["COMM"] != "strace"], told)
 
-    def test_sigterm_ends_quietly(self):
-        tool = self.trace().start()
-        signals.kill(self.target.pid, 0)
-        self.assertEqual(tool.stop(signal.SIGTERM), 0)
-        self.assertEqual(len(tool.rows), 1)
-        self.assertEqual(tool.stderr, "")
 
-    def test_last_events_are_printed(self):
-        tool = self.trace().start()
-        for _ in range(COUNT):
-            signals.kill(self.target.pid, 0)
-        tool.send(signal.SIGINT)     # at once
-        self.assertEqual(tool.finish(), 0)
-        self.assertEqual(len(tool.rows), COUNT)
+class TestRefusals(Refusals, unittest.TestCase):
 
-    def test_closed_pipe_ends_quietly(self):
-        """Also when no event follows that would be written."""
-        read, write = os.pipe()
-        process = subprocess.Popen(
-            [PYTHON, tool_path("killsnoop"), "-s", "63"], stdout=write,
-            stderr=subprocess.PIPE)
-        os.close(write)
-        self.assertTrue(os.read(read, 100).startswith(b"TIME"))
-        os.close(read)
-        self.assertEqual(process.communicate(timeout=30)[1], b"")
-        self.assertEqual(process.returncode, 0)
-
-    def test_full_disk(self):
-        with open("/dev/full", "w") as full:
-            process = subprocess.Popen(
-                [PYTHON, tool_path("killsnoop")], stdout=full,
-                stderr=subprocess.PIPE, universal_newlines=True)
-            errors = process.communicate(timeout=120)[1]
-        self.assertEqual(process.returncode, 1)
-        self.assertEqual(errors, "killsnoop.py: can't write: "
-                                 "No space left on device\n")
-
-
-# A kernel that has no ring buffer does not list the helper among its symbols.
-WITHOUT_RING_BUFFER = [
-    "unshare", "--mount", "sh", "-c",
-    "symbols=$(mktemp) && grep -v bpf_ringbuf_output /proc/kallsyms "
-    "> $symbols && mount --bind $symbols /proc/kallsyms && rm $symbols && "
-    'exec "$0" "$@"']
-
-
-class TestRefusals(unittest.TestCase):
-    """One clear line, no traceback."""
-
-    def check_refusal(self, done, status, *words):
-        self.assertEqual(done.returncode, status, done.stderr)
-        self.assertEqual(done.stdout, "")
-        self.assertNotIn("Traceback", done.stderr)
-        for word in words:
-            self.assertIn(word, done.stderr)
-
-    def run_in(self, script, *args, env=None):
-        """Run killsnoop from a shell script with a mount namespace of its
-        own, where it is "$@"."""
-        return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", script, "sh", PYTHON,
-             tool_path("killsnoop")] + list(args),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
-            universal_newlines=True, env=env)
-
-    def test_bad_arguments(self):
-        for args in (
-                ["-p", "x"], ["-p", ""], ["-p", "0"], ["-p", "-1"],
-                ["-p", "1;"], ["-p", "99999999999"], ["-T", ""], ["-T", "a"],
-                ["-T", "1 || 1"], ["-s", "FOO"], ["-s", "65"], ["-s", "-1"],
-                ["-s", ""], ["-s", "9,"], ["-s", "RTMIN+99"], ["-s", "SIG"],
-                ["-u", "root"], ["-u", "-1"], ["-d", "0"], ["-d", "x"],
-                ["-d", "nan"], ["-d", "inf"], ["--probe", "x"], ["-p"],
-                ["--cgroupmap", '/x"; int i;'], ["--cgroupmap", "/no/such"],
-                ["--mntnsmap", "relative"], ["extra"], ["--nonesuch"]):
-            with self.subTest(args=args):
-                done = run("killsnoop", *args)
-                self.check_refusal(done, 2, "usage: ", "error: ")
-                self.assertEqual(
-                    done.stderr.splitlines()[-1].count("error: "), 1)
-
-    def check_one_line(self, done, *words):
-        self.check_refusal(done, 1, *words)
-        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
-
-    def test_not_root(self):
-        done = run("killsnoop", preexec_fn=lambda: os.setuid(65534))
-        self.check_one_line(done, "root")
-
-    def test_no_bcc(self):
-        done = subprocess.run(      # -S: without the distribution's modules
-            [PYTHON, "-S", tool_path("killsnoop")], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, universal_newlines=True)
-        self.check_one_line(done, "python3-bpfcc", "python3-bcc")
-
-    def test_no_headers(self):
-        env = dict(os.environ)
-        env.pop("BCC_KERNEL_SOURCE", None)
-        if os.path.exists("/sys/kernel/kheaders.tar.xz"):
-            self.skipTest("this kernel has its headers in itself")
-        done = self.run_in(
-            "[ ! -d /lib/modules ] || mount -t tmpfs none /lib/modules && "
-            'exec "$@"', env=env)
-        self.check_one_line(done, "headers", "BCC_KERNEL_SOURCE")
-
-    def test_no_tracefs(self):
-        done = self.run_in("mount -t tmpfs none /sys/kernel/tracing; "
-                           "mount -t tmpfs none /sys/kernel/debug; "
-                           'exec "$@"', "--probe", "tracepoint")
-        self.check_refusal(done, 1, "mount -t tracefs")
-
-    def test_no_bpf_at_all(self):
-        """Root without the capabilities: every probe type says why."""
-        done = subprocess.run(
-            ["setpriv", "--bounding-set=-all", "--inh-caps=-all", PYTHON,
-             tool_path("killsnoop")], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, universal_newlines=True)
-        self.check_refusal(done, 1)
-        lines = done.stderr.splitlines()
-        self.assertEqual([line.split(":")[0].strip() for line in lines[1:]],
-                         ["no fentry", "no tracepoint", "no kprobe"])
+    name = "killsnoop"
+    bad_arguments = [
+        ["-p", "x"], ["-p", ""], ["-p", "0"], ["-p", "-1"], ["-p", "1;"],
+        ["-p", "99999999999"], ["-T", ""], ["-T", "a"], ["-T", "1 || 1"],
+        ["-s", "FOO"], ["-s", "65"], ["-s", "-1"], ["-s", ""], ["-s", "9,"],
+        ["-s", "RTMIN+99"], ["-s", "SIG"], ["-u", "root"], ["-u", "-1"],
+        ["-d", "0"], ["-d", "x"], ["-d", "nan"], ["-d", "inf"],
+        ["--probe", "x"], ["-p"], ["--cgroupmap", '/x"; int i;'],
+        ["--cgroupmap", "/no/such"], ["--mntnsmap", "relative"], ["extra"],
+        ["--nonesuch"]]
 
 
 if __name__ == "__main__":

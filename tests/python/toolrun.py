@@ -4,10 +4,12 @@ import ctypes
 import os
 import platform
 import queue
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -24,6 +26,18 @@ SETTLE_SECONDS = 0.3            # after the last event, before the end
 
 def tool_path(name):
     return os.path.join(TOP, "tools", name + ".py")
+
+
+def readable_copy(case, path):
+    """A copy of a file and its neighbours where every user can read it, also
+    if this tree is in a folder that is root's alone. Returns the file's path;
+    the copy is removed after the test case."""
+    folder = tempfile.mkdtemp()
+    case.addCleanup(shutil.rmtree, folder)
+    os.chmod(folder, 0o755)
+    copy = os.path.join(folder, "copy")
+    shutil.copytree(os.path.dirname(path), copy)
+    return os.path.join(copy, os.path.basename(path))
 
 
 def run(name, *args, **popen):

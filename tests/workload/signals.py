@@ -3,6 +3,8 @@
 
 USAGE: signals.py                    the 23 signals that examples/demo shows
        signals.py CALL SIG COUNT     COUNT times CALL with SIG to itself
+       signals.py numbered COUNT     COUNT times kill() with 0 to the process
+                                     groups -2^30, -2^30 - 1, ..., of nobody
 
 CALL is kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo,
 pidfd_send_signal or ia32_kill.
@@ -74,21 +76,28 @@ def pidfd_send_signal(target, sig, fds={}):
     return syscall("pidfd_send_signal", fds[target], sig, None, 0)
 
 
-def ia32_kill(target, sig):
-    """kill(2) by x86's 32-bit entry, int $0x80, from this 64-bit process:
-    eax 37 (arch/x86/entry/syscalls/syscall_32.tbl), ebx pid, ecx sig."""
-    code = bytes.fromhex("53"               # push %rbx
-                         "89fb" "89f1"      # mov %edi,%ebx; mov %esi,%ecx
-                         "b825000000"       # mov $37,%eax
-                         "cd80" "5b" "c3")  # int $0x80; pop %rbx; ret
+def call_ia32(number, *args):
+    """A system call by x86's 32-bit entry, int $0x80, from this 64-bit
+    process: NUMBER (arch/x86/entry/syscalls/syscall_32.tbl) in eax, up to
+    five 32-bit ARGS in ebx, ecx, edx, esi, edi. Returns its result, an error
+    as a negative number."""
+    code = bytes.fromhex("53" "89fb"        # push %rbx; mov %edi,%ebx
+                         "87f1" "4489c7"    # xchg %esi,%ecx; mov %r8d,%edi
+                         "4489c8" "cd80"    # mov %r9d,%eax; int $0x80
+                         "5b" "c3")         # pop %rbx; ret
     rwx = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     with mmap.mmap(-1, mmap.PAGESIZE, prot=rwx) as page:
         page.write(code)
         start = ctypes.c_char.from_buffer(page)
-        function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)
-        result = function(ctypes.addressof(start))(target, sig)
+        function = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint32] * 6)
+        words = [arg & 0xffffffff for arg in args] + [0] * (5 - len(args))
+        result = function(ctypes.addressof(start))(*words, number)
         del start   # or the page can't be unmapped
     return result
+
+
+def ia32_kill(target, sig):
+    return call_ia32(37, target, sig)
 
 
 CALLS = {f.__name__: f for f in (
@@ -132,11 +141,20 @@ def scene():
         target.wait()
 
 
+def burst(call, sig, count):
+    """Start a process that sends itself count signals; returns its Popen."""
+    return subprocess.Popen([sys.executable, __file__, call, str(int(sig)),
+                             str(count)])
+
+
 def main():
     if len(sys.argv) == 4:
         name, sig, count = sys.argv[1:]
         for _ in range(int(count)):
             CALLS[name](os.getpid(), int(sig))
+    elif sys.argv[1:2] == ["numbered"] and len(sys.argv) == 3:
+        for i in range(int(sys.argv[2])):
+            kill(-2**30 - i, 0)
     elif len(sys.argv) == 1:
         scene()
     else:

@@ -1,0 +1,507 @@
+"""What every tool that shows events must do at the edges: order and time,
+signals, pipes, loss, odd surroundings. A tool's own tests mix it in."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+
+from toolrun import (PYTHON, Tool, bpf_programs, readable_copy, run,
+                     tool_path)
+import signals
+
+COUNT = 23
+
+# A kernel that has no ring buffer does not list the helper among its symbols.
+WITHOUT_RING_BUFFER = [
+    "unshare", "--mount", "sh", "-c",
+    "symbols=$(mktemp) && grep -v bpf_ringbuf_output /proc/kallsyms "
+    "> $symbols && mount --bind $symbols /proc/kallsyms && rm $symbols && "
+    'exec "$0" "$@"']
+
+
+def mine(table, pid=None):
+    """The rows of one process, this one by default."""
+    return [row for row in table if row["PID"] == str(pid or os.getpid())]
+
+
+class odd_name:
+    """Within it, this thread's command name is some bytes, at most 15."""
+
+    PR_SET_NAME = 15    # linux/prctl.h
+
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        with open("/proc/thread-self/comm", "rb") as f:
+            self.old = f.read().rstrip(b"\n")
+        signals.libc.prctl(self.PR_SET_NAME, self.name)
+
+    def __exit__(self, *_):
+        signals.libc.prctl(self.PR_SET_NAME, self.old)
+
+
+class Subject:
+    """A tool, and events that it shows; a test case's base.
+
+    name    of the tool
+    timed   its options for a column TIME
+    storm   its options to show nothing but what burst() and act() do
+    never   its options to show nothing at all
+    """
+
+    name, timed, storm, never = None, [], [], []
+
+    def trace(self, *args, **popen):
+        """The tool on this process' events."""
+        return Tool(self.name, "-p", os.getpid(), *args, **popen)
+
+    def act(self, number=0):
+        """One event of this process, which bears a number from 0 to 2^30."""
+        raise NotImplementedError
+
+    def number(self, row):
+        """The number that a row of table() bears."""
+        raise NotImplementedError
+
+    def burst(self, count, **popen):
+        """Start a process that does as act() count times, numbered from 0, as
+        fast as it can. Returns its Popen."""
+        raise NotImplementedError
+
+
+class Probes(Subject):
+    """With each probe type; made into a test case for each."""
+
+    probe = None
+    allowed = {}        # as probes() returns it
+    programs = 0        # that a probe type has at least
+
+    def setUp(self):
+        if self.allowed[self.probe]:
+            self.skipTest("%s does not work here: %s" % (
+                self.probe, self.allowed[self.probe]))
+        super().setUp()
+
+    def test_threads(self):
+        def act():
+            for number in range(COUNT):
+                self.act(number)
+        with self.trace(*self.storm, "--probe", self.probe) as tool:
+            threads = [threading.Thread(target=act) for _ in range(7)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(Counter(map(self.number, mine(tool.table()))),
+                         {number: 7 for number in range(COUNT)})
+
+    def test_nothing_outlives_sigkill(self):
+        before = bpf_programs()
+        tool = self.trace("--probe", self.probe).start()
+        added = bpf_programs() - before
+        self.assertGreaterEqual(len(added), self.programs)
+        tool.process.kill()
+        tool.finish()
+        for _ in range(50):     # programs are freed after a grace period
+            if not bpf_programs() & added:
+                return
+            time.sleep(0.1)
+        self.fail("programs left behind: %s" % (bpf_programs() & added))
+
+
+class Containers(Subject):
+    """Filters that bcc's tools share."""
+
+    def test_cgroupmap(self):
+        unified = tempfile.mkdtemp()
+        self.addCleanup(os.rmdir, unified)
+        mount = ["mount", "-t", "cgroup2", "none", unified]
+        if subprocess.call(mount, stderr=subprocess.DEVNULL):
+            self.skipTest("no cgroup2 on this kernel")
+        self.addCleanup(subprocess.call, ["umount", unified])
+        group = os.path.join(unified, "bcc-tool-test")
+        os.mkdir(group)
+        self.addCleanup(os.rmdir, group)
+        self.check_container_map(
+            "--cgroupmap", "u64", os.stat(group).st_ino,
+            "echo $$ > %s/cgroup.procs; exec" % group)
+
+    def test_mntnsmap(self):
+        source = os.environ.get("BCC_KERNEL_SOURCE")
+        if source:
+            done = run(self.name, "--mntnsmap", "/dev/null")
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertIn("headers", done.stderr)
+            self.skipTest("refused without the running kernel's own headers; "
+                          "the refusal was tested")
+        handle, link = tempfile.mkstemp()
+        os.close(handle)
+        self.addCleanup(os.remove, link)
+        subprocess.check_call(["unshare", "--mount=" + link, "true"])
+        self.addCleanup(subprocess.call, ["umount", link])
+        self.check_container_map("--mntnsmap", "u32", os.stat(link).st_ino,
+                                 "exec nsenter --mount=" + link)
+
+    def check_container_map(self, option, value, key, enter):
+        """A burst by a process that a shell became after it ran enter, others
+        outside of it; the map is pinned where only the tool sees it."""
+        pin = ("import sys, os, ctypes; from bcc import BPF; "
+               "b = BPF(text='BPF_TABLE_PINNED(\"hash\", u64, %s, m, 1024, "
+               "\"/sys/fs/bpf/m\");'); "
+               "b['m'][ctypes.c_uint64(%d)] = b['m'].Leaf(1); "
+               "os.execv(sys.argv[1], sys.argv[1:])" % (value, key))
+        with Tool(self.name, option, "/sys/fs/bpf/m", *self.storm, prefix=[
+                "unshare", "--mount", "sh", "-c",
+                'mount -t bpf bpf /sys/fs/bpf && exec "$0" "$@"',
+                PYTHON, "-c", pin]) as tool:
+            inner = self.burst(COUNT, wrapper=[
+                "sh", "-c", enter + ' "$0" "$@"'])
+            self.act()
+            self.assertEqual(inner.wait(), 0)
+        self.assertEqual([row["PID"] for row in tool.table()],
+                         [str(inner.pid)] * COUNT)
+
+
+class Conduct(Subject):
+
+    def check_delays(self, next_line):
+        """next_line() waits for a row; half of them come within 0.2 s."""
+        delays = []
+        for _ in range(5):
+            begin = time.monotonic()
+            self.act()
+            next_line()
+            delays.append(time.monotonic() - begin)
+        self.assertLess(sorted(delays)[2], 0.2)
+
+    def test_rows_come_at_once(self):
+        with self.trace(*self.storm) as tool:
+            self.check_delays(tool.next_row)
+
+    def test_rows_come_at_once_to_a_terminal(self):
+        master, slave = pty.openpty()
+        process = subprocess.Popen(
+            [PYTHON, tool_path(self.name), "-p", str(os.getpid()),
+             *self.storm], stdout=slave)
+        os.close(slave)
+        with os.fdopen(master, "rb", 0) as terminal:
+            self.assertIn(b"PID", terminal.readline())
+            self.check_delays(terminal.readline)
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(60), 0)
+
+    def test_goes_on_after_a_stop(self):
+        """Ctrl-Z and fg, again and again."""
+        tool = self.trace(*self.storm).start()
+        for _ in range(3):
+            tool.send(signal.SIGSTOP)
+            time.sleep(0.5)
+            tool.send(signal.SIGCONT)
+            time.sleep(0.2)
+            for _ in range(COUNT):
+                self.act()
+        self.assertEqual(tool.stop(), 0)
+        self.assertEqual(len(tool.rows), 3 * COUNT)
+
+    def test_ends_while_nobody_reads(self):
+        for args, sig in ((["-d", "3"], None), ([], signal.SIGTERM)):
+            with self.subTest(args=args):
+                process = subprocess.Popen(
+                    [PYTHON, tool_path(self.name)] + self.storm + args,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                process.stdout.readline()
+                self.burst(20000).wait()
+                time.sleep(0.5)
+                if sig:
+                    process.send_signal(sig)
+                self.assertEqual(process.wait(10), 1)
+                self.assertEqual(process.stderr.read().decode(), (
+                    "%s.py: can't write: nobody reads the output\n" %
+                    self.name))
+                process.stdout.close()
+                process.stderr.close()
+
+    def test_order_of_a_storm(self):
+        """More than one batch, from two CPUs. What can be told of the order
+        is that of each process' events, and that rows do not come apart in
+        TIME."""
+        for wrapper in ((), WITHOUT_RING_BUFFER):
+            with self.subTest(ring_buffer=not wrapper):
+                with Tool(self.name, *self.storm, *self.timed,
+                          prefix=wrapper) as tool:
+                    processes = [self.burst(70001) for _ in range(2)]
+                    for process in processes:
+                        self.assertEqual(process.wait(), 0)
+                self.assertEqual(tool.stderr, "")
+                table = tool.table()
+                for process in processes:
+                    self.assertEqual(
+                        [self.number(row) for row in mine(table, process.pid)],
+                        list(range(70001)))
+                times = [row["TIME"] for row in table]
+                self.assertEqual(times, sorted(times))
+
+    def test_time_and_order_under_backlog(self):
+        for wrapper in ((), WITHOUT_RING_BUFFER):
+            with self.subTest(ring_buffer=not wrapper):
+                self.check_backlog(wrapper)
+
+    def check_backlog(self, wrapper):
+        """Two processes in strict turn, on two CPUs, with the tool stopped."""
+        cpus = sorted(os.sched_getaffinity(0))
+        self.addCleanup(os.sched_setaffinity, 0, cpus)
+        tool = Tool(self.name, *self.storm, *self.timed,
+                    prefix=wrapper).start()
+        tool.send(signal.SIGSTOP)
+        begin = time.time()
+        turns = 1009
+        a, b = os.pipe(), os.pipe()
+        os.sched_setaffinity(0, cpus[:1])
+        child = os.fork()
+        if child == 0:
+            os.sched_setaffinity(0, cpus[-1:])
+            for i in range(1, turns, 2):
+                os.read(a[0], 1)
+                self.act(i)
+                os.write(b[1], b"x")
+            os._exit(0)
+        for i in range(0, turns, 2):
+            self.act(i)
+            if i + 1 < turns:
+                os.write(a[1], b"x")
+                os.read(b[0], 1)
+        os.waitpid(child, 0)
+        os.sched_setaffinity(0, cpus)
+        for fd in a + b:
+            os.close(fd)
+        time.sleep(3)
+        tool.send(signal.SIGCONT)
+        self.assertEqual(tool.stop(), 0)
+        rows = [row for row in tool.table()
+                if row["PID"] in (str(os.getpid()), str(child))]
+        self.assertEqual([self.number(row) for row in rows],
+                         list(range(turns)))
+        times = {time.strftime("%H:%M:%S", time.localtime(begin + second))
+                 for second in (0, 1)}
+        self.assertLessEqual({row["TIME"] for row in rows}, times)
+
+    def test_full_speed(self):
+        for wrapper in ((), WITHOUT_RING_BUFFER):
+            with self.subTest(ring_buffer=not wrapper):
+                with Tool(self.name, *self.storm, prefix=wrapper) as tool:
+                    process = self.burst(100000)
+                    self.assertEqual(process.wait(), 0)
+                self.check_all_told(tool, process.pid, 100000)
+
+    def test_lost_events_are_told(self):
+        for wrapper in ((), WITHOUT_RING_BUFFER):
+            with self.subTest(ring_buffer=not wrapper):
+                tool = Tool(self.name, *self.storm, prefix=wrapper).start()
+                tool.send(signal.SIGSTOP)
+                process = self.burst(500000)
+                self.assertEqual(process.wait(), 0)
+                tool.send(signal.SIGCONT)
+                time.sleep(1)
+                self.assertEqual(tool.stop(), 0)
+                lost = self.check_all_told(tool, process.pid, 500000)
+                self.assertGreater(lost, 0)
+
+    def check_all_told(self, tool, pid, done):
+        """Rows and lost events make up what was done. Returns the lost."""
+        lost = sum(int(n) for n in re.findall(r"lost (\d+) event",
+                                              tool.stderr))
+        others = len(tool.rows) - len(mine(tool.table(), pid))
+        self.assertLess(others, 100)
+        self.assertLessEqual(done, len(tool.rows) + lost)
+        self.assertLessEqual(len(tool.rows) - others + lost, done + 100)
+        if not lost:
+            self.assertEqual(len(tool.rows) - others, done)
+        return lost
+
+    def test_many_processes(self):
+        with Tool(self.name, *self.storm) as tool:
+            processes = [self.burst(101) for _ in range(31)]
+            for process in processes:
+                self.assertEqual(process.wait(), 0)
+        seen = Counter(int(row["PID"]) for row in tool.table())
+        for process in processes:
+            self.assertEqual(seen[process.pid], 101)
+        self.assertEqual(tool.stderr, "")
+
+    def test_duration(self):
+        tool = self.trace(*self.storm, "-d", "1.5").start()
+        began = time.monotonic()
+        self.act()
+        self.assertEqual(tool.finish(), 0)
+        self.assertEqual(len(tool.rows), 1)
+        self.assertLess(abs(tool.line_time - began - 1.5), 3)
+        self.assertEqual(tool.stderr, "")
+
+    def test_sigterm_ends_quietly(self):
+        tool = self.trace(*self.storm).start()
+        self.act()
+        self.assertEqual(tool.stop(signal.SIGTERM), 0)
+        self.assertEqual(len(tool.rows), 1)
+        self.assertEqual(tool.stderr, "")
+
+    def test_last_events_are_printed(self):
+        tool = self.trace(*self.storm).start()
+        for _ in range(COUNT):
+            self.act()
+        tool.send(signal.SIGINT)     # at once
+        self.assertEqual(tool.finish(), 0)
+        self.assertEqual(len(tool.rows), COUNT)
+
+    def test_odd_names_do_no_harm(self):
+        with self.trace(*self.storm) as tool:
+            with odd_name(b"\x1b[2J\n\xff"):
+                self.act()
+        self.assertEqual(len(tool.rows), 1)
+        self.assertIn(" ?[2J?", tool.rows[0])
+
+    def test_c_locale(self):
+        env = dict(os.environ, LC_ALL="C", PYTHONIOENCODING="ascii")
+        with self.trace(*self.storm, env=env) as tool:
+            with odd_name("sp\u00e9".encode()):
+                self.act()
+        self.assertEqual([row["COMM"] for row in tool.table()], ["sp?"])
+
+    def test_closed_descriptors(self):
+        for closing in (">&-", "2>&-", "<&-"):
+            with self.subTest(closing=closing):
+                done = subprocess.run(
+                    ["sh", "-c", '"$0" "$@" -d 0.3 ' + closing, PYTHON,
+                     tool_path(self.name), "-v"], stderr=subprocess.PIPE,
+                    stdout=subprocess.PIPE, universal_newlines=True)
+                self.assertEqual(done.returncode, 0)
+                self.assertNotIn("Traceback", done.stderr)
+
+    def test_closed_pipe_ends_quietly(self):
+        """Also when no event follows that would be written."""
+        read, write = os.pipe()
+        process = subprocess.Popen(
+            [PYTHON, tool_path(self.name)] + self.never, stdout=write,
+            stderr=subprocess.PIPE)
+        os.close(write)
+        self.assertIn(b"PID", os.read(read, 100))
+        os.close(read)
+        self.assertEqual(process.communicate(timeout=30)[1], b"")
+        self.assertEqual(process.returncode, 0)
+
+    def test_stderr_that_nobody_reads(self):
+        """To tell of lost events fails then; the tool goes on."""
+        read, write = os.pipe()
+        process = subprocess.Popen(
+            [PYTHON, tool_path(self.name), *self.storm],
+            stdout=subprocess.PIPE, stderr=write)
+        os.close(write)
+        os.close(read)
+        with process.stdout:
+            process.stdout.readline()
+            os.kill(process.pid, signal.SIGSTOP)
+            self.burst(600000).wait()
+            os.kill(process.pid, signal.SIGCONT)
+            lines = 0
+            while lines < 1000:     # it writes, and tells of the loss
+                self.assertTrue(process.stdout.readline())
+                lines += 1
+            reader = threading.Thread(target=process.stdout.read)
+            reader.start()
+            time.sleep(3)
+            self.assertIsNone(process.poll())
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(60), 0)
+            reader.join()
+
+    def test_full_disk(self):
+        with open("/dev/full", "w") as full:
+            process = subprocess.Popen(
+                [PYTHON, tool_path(self.name)], stdout=full,
+                stderr=subprocess.PIPE, universal_newlines=True)
+            errors = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 1)
+        self.assertEqual(errors, "%s.py: can't write: "
+                                 "No space left on device\n" % self.name)
+
+
+class Refusals(Subject):
+    """One clear line, no traceback."""
+
+    bad_arguments = []      # a list of options each
+
+    def check_refusal(self, done, status, *words):
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertNotIn("Traceback", done.stderr)
+        for word in words:
+            self.assertIn(word, done.stderr)
+
+    def check_one_line(self, done, *words):
+        self.check_refusal(done, 1, *words)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def run_in(self, script, *args, env=None):
+        """Run the tool from a shell script with a mount namespace of its own,
+        where it is "$@"."""
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script, "sh", PYTHON,
+             tool_path(self.name)] + list(args),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
+            universal_newlines=True, env=env)
+
+    def test_bad_arguments(self):
+        self.assertGreater(len(self.bad_arguments), 10)
+        for args in self.bad_arguments:
+            with self.subTest(args=args):
+                done = run(self.name, *args)
+                self.check_refusal(done, 2, "usage: ", "error: ")
+                self.assertEqual(
+                    done.stderr.splitlines()[-1].count("error: "), 1)
+
+    def test_not_root(self):
+        done = subprocess.run(
+            [PYTHON, readable_copy(self, tool_path(self.name))],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True, preexec_fn=lambda: os.setuid(65534))
+        self.check_one_line(done, "root")
+
+    def test_no_bcc(self):
+        done = subprocess.run(      # -S: without the distribution's modules
+            [PYTHON, "-S", tool_path(self.name)], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, universal_newlines=True)
+        self.check_one_line(done, "python3-bpfcc", "python3-bcc")
+
+    def test_no_headers(self):
+        env = dict(os.environ)
+        env.pop("BCC_KERNEL_SOURCE", None)
+        if os.path.exists("/sys/kernel/kheaders.tar.xz"):
+            self.skipTest("this kernel has its headers in itself")
+        done = self.run_in(
+            "[ ! -d /lib/modules ] || mount -t tmpfs none /lib/modules && "
+            'exec "$@"', env=env)
+        self.check_one_line(done, "headers", "BCC_KERNEL_SOURCE")
+
+    def test_no_tracefs(self):
+        done = self.run_in("mount -t tmpfs none /sys/kernel/tracing; "
+                           "mount -t tmpfs none /sys/kernel/debug; "
+                           'exec "$@"', "--probe", "tracepoint")
+        self.check_refusal(done, 1, "mount -t tracefs")
+
+    def test_no_bpf_at_all(self):
+        """Root without the capabilities: every probe type says why."""
+        done = subprocess.run(
+            ["setpriv", "--bounding-set=-all", "--inh-caps=-all", PYTHON,
+             tool_path(self.name)], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, universal_newlines=True)
+        self.check_refusal(done, 1)
+        lines = done.stderr.splitlines()
+        self.assertEqual([line.split(":")[0].strip() for line in lines[1:]],
+                         ["no fentry", "no tracepoint", "no kprobe"])
