@@ -57,20 +57,22 @@ def any_python(text):
     return re.sub(r"\s+", " ", text).strip()
 
 
-def options_of_usage(text):
-    """The options that begin a line of -h, as sets of names."""
-    lines = re.findall(r"^  (-.*?)(?:  |$)", text, re.M)
-    return {frozenset(re.findall(r"(?<![\w-])--?[\w-]+", line))
+def names_in(lines):
+    """What each line tells of: a set of an option's names, or an argument."""
+    return {frozenset(re.findall(r"(?<![\w-])--?[\w-]+", line)) or line
             for line in lines}
 
 
+def options_of_usage(text):
+    """The options and arguments that begin a line of -h."""
+    return names_in(re.findall(r"^  (-.*?|[a-z]+)(?:  |$)", text, re.M))
+
+
 def options_of_page(text):
-    """The options that the OPTIONS section's entries are headed by."""
+    """The options and arguments that head the OPTIONS section's entries."""
     section = re.search(r"^\.SH OPTIONS\n(.*?)^\.SH ", text, re.M | re.S)[1]
     entries = re.findall(r"^\.TP\n(.*)$", section, re.M)
-    return {frozenset(re.findall(r"(?<![\w-])--?[\w-]+",
-                                 entry.replace("\\-", "-")))
-            for entry in entries}
+    return names_in(entry.replace("\\-", "-") for entry in entries)
 
 
 class Documents:
