@@ -54,6 +54,14 @@ class Subject:
     timed   its options for a column TIME
     storm   its options to show nothing but what burst() and act() do
     never   its options to show nothing at all
+
+    A test case also has these methods:
+
+    act(number=0)           do one event that bears a number, 0 to 2^30
+    number(row)             the number that a row of table() bears
+    burst(count, wrapper)   start a process that does as act() count times,
+                            numbered from 0, as fast as it can, by a command
+                            before it if there is one; returns its Popen
     """
 
     name, timed, storm, never = None, [], [], []
@@ -61,19 +69,6 @@ class Subject:
     def trace(self, *args, **popen):
         """The tool on this process' events."""
         return Tool(self.name, "-p", os.getpid(), *args, **popen)
-
-    def act(self, number=0):
-        """One event of this process, which bears a number from 0 to 2^30."""
-        raise NotImplementedError
-
-    def number(self, row):
-        """The number that a row of table() bears."""
-        raise NotImplementedError
-
-    def burst(self, count, **popen):
-        """Start a process that does as act() count times, numbered from 0, as
-        fast as it can. Returns its Popen."""
-        raise NotImplementedError
 
 
 class Probes(Subject):
@@ -171,6 +166,7 @@ class Containers(Subject):
 
 
 class Conduct(Subject):
+    """Order, time, loss, and the ways to end."""
 
     def check_delays(self, next_line):
         """next_line() waits for a row; half of them come within 0.2 s."""

@@ -26,7 +26,7 @@ libc.mmap.restype = ctypes.c_void_p
 PAGE = mmap.PAGESIZE
 MAP_32BIT = 0x40    # below 2 GiB; x86's own (asm/mman.h)
 
-# Of x86-64 and the newer ports; the others share the numbers since 5.10.
+# As those in signals.py.
 NUMBERS.update({"madvise": (28, 233), "process_madvise": (440, 440)})
 
 # From Linux 7.0's include/uapi/asm-generic/mman-common.h.
