@@ -431,6 +431,7 @@ class Conduct(Subject):
 class Refusals(Subject):
     """One clear line, no traceback."""
 
+    always = []             # arguments without which the tool does not start
     bad_arguments = []      # a list of options each
 
     def check_refusal(self, done, status, *words):
@@ -449,7 +450,7 @@ class Refusals(Subject):
         where it is "$@"."""
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", script, "sh", PYTHON,
-             tool_path(self.name)] + list(args),
+             tool_path(self.name)] + self.always + list(args),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
             universal_newlines=True, env=env)
 
@@ -464,15 +465,16 @@ class Refusals(Subject):
 
     def test_not_root(self):
         done = subprocess.run(
-            [PYTHON, readable_copy(self, tool_path(self.name))],
+            [PYTHON, readable_copy(self, tool_path(self.name))] + self.always,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             universal_newlines=True, preexec_fn=lambda: os.setuid(65534))
         self.check_one_line(done, "root")
 
     def test_no_bcc(self):
         done = subprocess.run(      # -S: without the distribution's modules
-            [PYTHON, "-S", tool_path(self.name)], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, universal_newlines=True)
+            [PYTHON, "-S", tool_path(self.name)] + self.always,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True)
         self.check_one_line(done, "python3-bpfcc", "python3-bcc")
 
     def test_no_headers(self):
@@ -484,6 +486,10 @@ class Refusals(Subject):
             "[ ! -d /lib/modules ] || mount -t tmpfs none /lib/modules && "
             'exec "$@"', env=env)
         self.check_one_line(done, "headers", "BCC_KERNEL_SOURCE")
+
+
+class TracingRefusals(Refusals):
+    """Those of tools that have a choice of probe types."""
 
     def test_no_tracefs(self):
         done = self.run_in("mount -t tmpfs none /sys/kernel/tracing; "

@@ -15,8 +15,8 @@ import time
 import unittest
 from collections import Counter
 
-from conduct import (COUNT, Conduct, Containers, Probes, Refusals, Subject,
-                     mine, odd_name)
+from conduct import (COUNT, Conduct, Containers, Probes, Subject,
+                     TracingRefusals, mine, odd_name)
 from toolrun import PYTHON, TOP, Tool, probes, readable_copy, run
 import signals
 
@@ -334,7 +334,7 @@ class TestConduct(Conduct, Containers, Case):
              if row["PID"] == sender and row["COMM"] != "strace"], told)
 
 
-class TestRefusals(Refusals, unittest.TestCase):
+class TestRefusals(TracingRefusals, unittest.TestCase):
 
     name = "killsnoop"
     bad_arguments = [

@@ -19,7 +19,7 @@ import unittest
 from collections import Counter
 
 from conduct import (COUNT, Conduct, Containers, Probes,
-                     Refusals, Subject, mine, odd_name)
+                     Subject, TracingRefusals, mine, odd_name)
 from toolrun import (PYTHON, TOP, Tool, probes, readable_copy, run,
                      tool_path)
 import memory
@@ -770,7 +770,7 @@ class TestPeers(Case):
         self.assertGreaterEqual(length, 23 * 7 * 2**20)
 
 
-class TestRefusals(Refusals, unittest.TestCase):
+class TestRefusals(TracingRefusals, unittest.TestCase):
 
     name = "madvsnoop"
     bad_arguments = [

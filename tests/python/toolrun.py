@@ -120,7 +120,9 @@ class Tool:
     def stop(self, sig=signal.SIGINT):
         """Let events under way be printed, send sig, and finish()."""
         time.sleep(SETTLE_SECONDS)
-        assert self.process.poll() is None, "it ended too early"
+        status = self.process.poll()
+        assert status is None, "ended by itself, status %d: %s" % (
+            status, self.stderr)
         self.send(sig)
         return self.finish()
 
@@ -146,17 +148,36 @@ class Tool:
         return [dict(zip(titles, row.split())) for row in self.rows]
 
 
+def cpu_seconds(pid):
+    """What a process has used, to 0.01 s: utime and stime of proc(5)."""
+    with open("/proc/%d/stat" % pid) as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def bpf(command, attr):
+    """bpf(2), with its attributes in a ctypes buffer of 128 bytes, laid out as
+    union bpf_attr of linux/bpf.h. Returns its result; raises OSError."""
+    call = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+    result = ctypes.CDLL(None, use_errno=True).syscall(
+        call, command, attr, len(attr))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
 def bpf_programs():
-    """The IDs of all BPF programs in the kernel, by bpf(2) (linux/bpf.h:
-    BPF_PROG_GET_NEXT_ID is 11; start_id and next_id lead its attribute)."""
-    bpf = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-    libc = ctypes.CDLL(None, use_errno=True)
+    """The IDs of all BPF programs in the kernel."""
     programs, attr = set(), ctypes.create_string_buffer(128)
-    while libc.syscall(bpf, 11, attr, len(attr)) == 0:
-        last = struct.unpack_from("=I", attr, 4)[0]
-        programs.add(last)
-        struct.pack_into("=II", attr, 0, last, 0)
-    return programs
+    try:
+        while True:
+            bpf(11, attr)       # BPF_PROG_GET_NEXT_ID: start_id, next_id
+            last = struct.unpack_from("=I", attr, 4)[0]
+            programs.add(last)
+            struct.pack_into("=II", attr, 0, last, 0)
+    except FileNotFoundError:
+        return programs
 
 
 def probes(name):
