@@ -1,0 +1,647 @@
+"""What every tool that attaches an XDP program must do: parse, count, attach,
+leave nothing behind."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import tempfile
+import termios
+import time
+from collections import defaultdict
+
+import bcc
+
+from conduct import COUNT, Subject
+from frames import MADE, corpus
+from toolrun import (PYTHON, START_SECONDS, TOP, bpf_programs, cpu_seconds,
+                     run, tool_path)
+from veth import (MODES, Network, attach_foreign, inside, pass_program,
+                  run_program)
+
+SEED = 20261123
+CORPUS = int(os.environ.get("XDP_CORPUS", 200000))      # frames
+
+
+def totals(tool):
+    """The table at the end: {class: (packets, bytes)}, with "all"."""
+    rows = [row.split() for row in tool.rows[tool.rows.index("") + 3:]]
+    return {row[0]: tuple(map(int, row[-3:-1])) for row in rows}
+
+
+class XdpSubject(Subject):
+    """A test case also has:
+
+    classes     what the tool counts, as in the first column of its last
+                table, in the order of its C text's enum packet_class
+    made_class  which of a frame's two classes in MADE is this tool's
+    verdict(class_name)     pass, drop or tx
+    expected(frame)         the class of any frame, by a plain reading
+    """
+
+    classes, made_class = [], None
+    options = []        # with which the tool is run on made frames
+
+    def after(self, _, frame):
+        """The frame as the program leaves it."""
+        return frame
+
+    def loaded(self, *args):
+        """The tool's C text, compiled and loaded: (bcc.BPF, descriptor)."""
+        network = Network(self.addCleanup)
+        text = subprocess.check_output(network.near.prefix + [
+            PYTHON, tool_path(self.name), "--ebpf", *args, network.near.name])
+        program = bcc.BPF(text=text)
+        self.addCleanup(program.cleanup)
+        return program, program.load_func(self.name.encode(), bcc.BPF.XDP).fd
+
+    def old_kernel(self, version):
+        """An environment in which the kernel looks older: see old_xdp.c."""
+        handle, library = tempfile.mkstemp(suffix=".so")
+        os.close(handle)
+        self.addCleanup(os.remove, library)
+        subprocess.check_call(
+            ["gcc", "-shared", "-fPIC", "-o", library,
+             os.path.join(TOP, "tests/python/old_xdp.c"), "-ldl"])
+        return dict(os.environ, LD_PRELOAD=library, OLD_XDP=version)
+
+
+class Parsing(XdpSubject):
+
+    XDP = {"drop": 1, "pass": 2, "tx": 3}       # enum xdp_action
+
+    def counted(self, program):
+        """Packets and bytes of each class, summed over verdicts and CPUs."""
+        sums = [[0, 0] for _ in self.classes]
+        for cpu in program[b"counts"][0]:
+            for i, count in enumerate(cpu.of):
+                sums[i % len(sums)][0] += count.packets
+                sums[i % len(sums)][1] += count.bytes
+        return sums
+
+    def check_frames(self, frames, *args):
+        """Run frames class by class, so that the counters tell of each one
+        what it was taken for."""
+        program, fd = self.loaded(*args)
+        by_class = defaultdict(list)
+        for frame in frames:
+            by_class[self.expected(frame)].append(frame)
+        wrong = []
+        for name in self.classes:
+            before = self.counted(program)
+            verdict = self.XDP[self.verdict(name)]
+            for frame in by_class[name]:
+                leaves = self.after(name, frame)
+                if run_program(fd, frame) != (verdict, leaves):
+                    wrong.append((name, frame.hex(), run_program(fd, frame)))
+                    break
+            after = self.counted(program)
+            difference = [[a - b for a, b in zip(*pair)]
+                          for pair in zip(after, before)]
+            sizes = [len(frame) for frame in by_class[name]]
+            expected = [[0, 0] for _ in self.classes]
+            expected[self.classes.index(name)] = [len(sizes), sum(sizes)]
+            if difference != expected:
+                wrong.append((name, difference, expected))
+        self.assertEqual(wrong, [])
+        self.assertEqual(set(by_class), set(self.classes))
+
+    def test_made_frames_are_read_as_meant(self):
+        """The reading that the next tests trust, against what is known."""
+        for name, made in MADE.items():
+            with self.subTest(frame=name):
+                self.assertEqual(self.expected(made[0]),
+                                 made[self.made_class])
+
+    def test_any_frame(self):
+        frames = corpus(CORPUS, SEED)
+        self.assertEqual(len(frames), CORPUS)
+        self.check_frames(frames, *self.options)
+
+
+class Counting(XdpSubject):
+    """Frames on a real interface."""
+
+    def check_made(self, mode, option, **popen):
+        network = Network(self.addCleanup)
+        attach_foreign(self, network.far)
+        expected = {name: [0, 0] for name in self.classes}
+        arrive, return_ = [], []
+        cut_tag = MADE["cut, tag"][0]   # which the kernel shows to nobody
+        with network.far.wire() as far, network.near.wire() as near:
+            with network.near.tool(self.name, option, *self.options,
+                                   **popen) as tool:
+                self.assertEqual(list(network.near.xdp().values()), [mode])
+                for made in MADE.values():
+                    frame, name = made[0], made[self.made_class]
+                    far.send(*[frame] * COUNT)
+                    expected[name][0] += COUNT
+                    expected[name][1] += COUNT * len(frame)
+                    if self.verdict(name) == "pass" and frame != cut_tag:
+                        arrive += [frame] * COUNT
+                    elif self.verdict(name) == "tx":
+                        return_ += [self.after(name, frame)] * COUNT
+            self.assertEqual(near.seen(), arrive)
+            self.assertEqual(far.seen(), return_)
+        table = totals(tool)
+        self.assertEqual({name: list(table[name]) for name in self.classes},
+                         expected)
+        self.assertEqual(network.near.xdp(), {})
+
+    def test_native(self):
+        self.check_made(1, "-N")
+
+    def test_generic(self):
+        self.check_made(2, "-S")
+
+    def test_native_by_netlink(self):
+        self.check_made(1, "-N", env=self.old_kernel("5.8"))
+
+    def test_generic_by_netlink(self):
+        self.check_made(2, "-S", env=self.old_kernel("5.8"))
+
+    def test_many_cpus(self):
+        """Senders on all CPUs at once."""
+        network = Network(self.addCleanup)
+        frame = MADE["UDP, v4"][0]
+        sender = ("import socket; s = socket.socket(17, 3); "
+                  "s.bind(('%s', 3)); f = bytes.fromhex('%s')\n"
+                  "for _ in range(20011):\n"
+                  " try: s.send(f)\n"
+                  " except OSError: pass    # veth's ring is full" % (
+                      network.far.name, frame.hex()))
+        for option in ("-S", "-N"):
+            with self.subTest(option=option):
+                sent = network.far.sent()
+                with network.near.tool(self.name, option, "-j") as tool:
+                    senders = [network.far.popen(
+                        "taskset", "-c", str(cpu), PYTHON, "-c",
+                        sender) for cpu in os.sched_getaffinity(0)]
+                    for process in senders:
+                        self.assertEqual(process.wait(), 0)
+                told = re.search(r"^UDP .*?(\d+) +\d+ +[\d.]+$", tool.stderr,
+                                 re.M)
+                self.assertEqual(int(told[1]), network.far.sent() - sent)
+                self.assertGreater(int(told[1]), 10000)
+                self.assertNotIn("-", "".join(tool.rows))   # never backwards
+
+
+class Attaching(XdpSubject):
+
+    def start(self, network, *args, **popen):
+        """The tool on the near port, and its program's ID as ip(8) has it."""
+        tool = network.near.tool(self.name, *args, **popen).start()
+        ids = list(network.near.xdp())
+        self.assertEqual(len(ids), 1)
+        self.assertIn(ids[0], bpf_programs())
+        return tool, ids[0]
+
+    def wait_until_clean(self, network, program):
+        for _ in range(50):
+            if not network.near.xdp() and program not in bpf_programs():
+                return
+            time.sleep(0.1)
+        self.fail("still there: %s" % network.near.xdp())
+
+    def test_sigkill(self):
+        for option in ("-N", "-S"):
+            with self.subTest(option=option):
+                network = Network(self.addCleanup)
+                tool, program = self.start(network, option)
+                tool.process.kill()
+                tool.finish()
+                self.wait_until_clean(network, program)
+
+    def test_signals(self):
+        """By netlink, so that the kernel does not do it."""
+        env = self.old_kernel("5.8")
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP,
+                    signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM,
+                    signal.SIGXCPU, signal.SIGRTMAX):
+            with self.subTest(signal=sig):
+                network = Network(self.addCleanup)
+                tool, program = self.start(network, env=env)
+                self.assertEqual(tool.stop(sig), 0)
+                self.assertIn("native mode", "".join(tool.rows))
+                self.wait_until_clean(network, program)
+
+    def test_nohup(self):
+        network = Network(self.addCleanup)
+        tool, program = self.start(
+            network, preexec_fn=lambda: signal.signal(signal.SIGHUP,
+                                                      signal.SIG_IGN))
+        tool.send(signal.SIGHUP)
+        tool.next_row(5)
+        self.assertEqual(tool.stop(), 0)
+        self.wait_until_clean(network, program)
+
+    def test_without_links(self):
+        """By netlink, where the program would outlive SIGKILL."""
+        for version in "5.8", "5.6":
+            for option in "-N", "-S":
+                with self.subTest(version=version, option=option):
+                    network = Network(self.addCleanup)
+                    tool, program = self.start(network, option,
+                                               env=self.old_kernel(version))
+                    self.assertEqual(tool.stop(signal.SIGTERM), 0)
+                    self.assertIn("SIGKILL", tool.stderr)
+                    self.wait_until_clean(network, program)
+
+    def test_without_links_after_sigkill(self):
+        """What the tool says helps."""
+        for option in "-N", "-S":
+            with self.subTest(option=option):
+                network = Network(self.addCleanup)
+                tool, program = self.start(network, option,
+                                           env=self.old_kernel("5.8"))
+                tool.process.kill()
+                tool.finish()
+                self.assertEqual(list(network.near.xdp()), [program])
+                command = re.search("ip link set .*$", tool.stderr, re.M)[0]
+                subprocess.check_call(network.near.prefix + command.split())
+                self.wait_until_clean(network, program)
+
+    def foreign(self, network, mode, by_link):
+        """Another's program on the near port: its ID."""
+        if by_link:
+            attach_foreign(self, network.near, mode)
+        else:
+            self.replace(network, MODES[mode])
+        return list(network.near.xdp())[0]
+
+    def replace(self, network, flags):
+        """By netlink, and whatever was there. Returns the program's ID."""
+        before, program = bpf_programs(), pass_program()
+        number, = bpf_programs() - before
+        with inside(network.near.namespace):
+            self.assertEqual(bcc.lib.bpf_attach_xdp(
+                network.near.name.encode(), program, flags), 0)
+        os.close(program)
+        return number
+
+    def refused(self, network, *args, status=1):
+        """The lines of the tool's refusal."""
+        done = subprocess.run(
+            network.near.prefix + [PYTHON, tool_path(self.name), *args,
+                                   network.near.name, "1", "1"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True)
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertNotIn("Traceback", done.stderr)
+        return done.stderr.splitlines()
+
+    def test_another_program_is_left_alone(self):
+        for mode in "native", "generic":
+            for by_link in True, False:
+                for options in [], ["-S"], ["-N"]:
+                    with self.subTest(mode=mode, by_link=by_link,
+                                      options=options):
+                        network = Network(self.addCleanup)
+                        program = self.foreign(network, mode, by_link)
+                        before = network.near.xdp()
+                        lines = self.refused(network, *options)
+                        self.assertEqual(len(lines), 1, lines)
+                        self.assertIn("foreign", lines[0])
+                        self.assertIn("ID %d)" % program, lines[0])
+                        self.assertIn("xdpgeneric off" if mode == "generic"
+                                      else "xdpdrv off", lines[0])
+                        self.assertEqual(network.near.xdp(), before)
+
+    def test_another_program_replaces_it(self):
+        """Without a link anybody can do that. The tool leaves it there."""
+        for version in "5.8", "5.6":
+            with self.subTest(version=version):
+                network = Network(self.addCleanup)
+                tool, program = self.start(network,
+                                           env=self.old_kernel(version))
+                other = self.replace(network, MODES["native"])
+                self.assertEqual(tool.finish(), 1)
+                self.assertIn("somebody removed it", tool.stderr)
+                self.assertIn("near0, native mode,", "".join(tool.rows))
+                self.assertNotIn("could not remove", tool.stderr)
+                self.assertEqual(network.near.xdp(), {other: 1})
+
+    def test_another_program_comes_first(self):
+        """After the look at the interface, and before the attaching."""
+        for options in [], ["-S"]:
+            with self.subTest(options=options):
+                network = Network(self.addCleanup)
+                tool = network.near.popen(
+                    PYTHON, tool_path(self.name), *options, network.near.name,
+                    stderr=subprocess.PIPE, universal_newlines=True,
+                    env=dict(self.old_kernel("5.8"), XDP_WAIT="3"))
+                end = time.monotonic() + START_SECONDS
+                while not self.loaded_by(tool.pid):
+                    self.assertLess(time.monotonic(), end)
+                    time.sleep(0.1)
+                other = self.replace(network, MODES["native"])
+                self.assertIn("already has the XDP program foreign (ID %d)" %
+                              other, tool.communicate()[1].splitlines()[-1])
+                self.assertEqual(tool.returncode, 1)
+                self.assertEqual(network.near.xdp(), {other: 1})
+
+    def loaded_by(self, pid):
+        """Does a process have a BPF program?"""
+        for fd in os.listdir("/proc/%d/fd" % pid):
+            with contextlib.suppress(OSError):
+                if "bpf-prog" in os.readlink("/proc/%d/fd/%s" % (pid, fd)):
+                    return True
+        return False
+
+    def test_two_instances(self):
+        network = Network(self.addCleanup)
+        tool, program = self.start(network)
+        self.assertIn(self.name, self.refused(network)[0])
+        with network.far.tool(self.name) as second:
+            self.assertEqual(list(network.near.xdp()), [program])
+        self.assertIn("far0, native mode,", "".join(second.rows))
+        self.assertEqual(list(network.near.xdp()), [program])
+        self.assertEqual(tool.stop(), 0)
+
+    def check_gone(self, change):
+        for option in [], ["-S"]:
+            with self.subTest(option=option):
+                network = Network(self.addCleanup)
+                tool = network.near.tool(self.name, *option)
+                tool.command.append("1000")     # s: it does not wait for a row
+                tool.start()
+                begin = time.monotonic()
+                change(network)
+                self.assertEqual(tool.finish(), 1)
+                self.assertLess(time.monotonic() - begin, 5)
+                lines = tool.stderr.splitlines()
+                self.assertIn("near0 is gone", lines[-1])
+                self.assertIn("near0, ", "".join(tool.rows))
+
+    def test_interface_is_removed(self):
+        self.check_gone(lambda network: network.near.ip(
+            "link", "del", "near0"))
+
+    def test_interface_moves_to_another_namespace(self):
+        self.check_gone(lambda network: network.near.ip(
+            "link", "set", "near0", "netns", network.far.namespace))
+
+    def test_interface_moves_with_what_netlink_attached(self):
+        """It can't be removed from here: that is told, and how to do it."""
+        network = Network(self.addCleanup)
+        tool, program = self.start(network, env=self.old_kernel("5.8"))
+        network.near.ip("link", "set", "near0", "netns", network.far.namespace)
+        self.assertEqual(tool.finish(), 1)
+        network.near.namespace = network.far.namespace
+        self.assertEqual(list(network.near.xdp()), [program])
+        network.near.ip(*re.search(
+            "could not remove.*do: ip (link set .*)$", tool.stderr,
+            re.M)[1].split())
+        self.wait_until_clean(network, program)
+
+    def test_renamed_interface(self):
+        network = Network(self.addCleanup)
+        tool, program = self.start(network)
+        network.near.ip("link", "set", "near0", "down")
+        network.near.ip("link", "set", "near0", "name", "near1")
+        tool.next_row(5)
+        tool.next_row(5)
+        self.assertEqual(tool.stop(), 0)
+
+    def test_generic_mode_of_loopback(self):
+        """Both when it is asked for and when native mode is not there."""
+        network = Network(self.addCleanup)
+        network.near.name = "lo"
+        for options in ["-S"], []:
+            with self.subTest(options=options):
+                with network.near.tool(self.name, *(
+                        options + self.harmless)) as tool:
+                    ping = network.near.popen(
+                        "ping", "-c", str(COUNT), "-i", "0.01", "127.0.0.1",
+                        stdout=subprocess.DEVNULL)
+                    self.assertEqual(ping.wait(), self.ping_status)
+                self.assertIn("lo, generic mode, ", "".join(tool.rows))
+                self.assertEqual("generic mode" in tool.stderr, not options)
+                self.assertEqual(totals(tool)["all"][0],
+                                 (1 + (not self.ping_status)) * COUNT)
+        self.assertIn("lo: generic mode (Underlying driver does not support "
+                      "XDP in native mode)\n", tool.stderr)
+        lines = self.refused(network, "-N", *self.harmless)
+        self.assertIn("takes no XDP program: Underlying driver does not",
+                      lines[-1])
+
+    def test_jumbo_frames(self):
+        """The driver's own words, and generic mode instead."""
+        network = Network(self.addCleanup, mtu=9000)
+        line = self.refused(network, "-N")[-1]
+        self.assertRegex(line, "takes no XDP program: .*MTU")
+        with network.near.tool(self.name) as tool:
+            self.assertEqual(list(network.near.xdp().values()), [2])
+        self.assertRegex(tool.stderr, r"near0: generic mode \(.*MTU.*\)\n")
+
+    def test_no_ethernet(self):
+        network = Network(self.addCleanup)
+        network.near.name = "tun0"
+        try:
+            network.near.ip("tuntap", "add", "mode", "tun", "name", "tun0")
+        except subprocess.CalledProcessError:
+            self.skipTest("no tun interfaces on this kernel")
+        self.assertIn("no Ethernet", self.refused(network)[0])
+
+    def test_no_such_interface(self):
+        for name in "nosuch0", "", "a" * 99, "no\x7fsuch", "%s", '"; x':
+            with self.subTest(name=name):
+                done = run(self.name, "--", name)
+                self.assertEqual(done.returncode, 1)
+                self.assertEqual(len(done.stderr.splitlines()), 1)
+                self.assertIn("no network interface", done.stderr)
+
+    def test_dev_before_the_interface(self):
+        network = Network(self.addCleanup)
+        done = subprocess.run(
+            network.near.prefix + [PYTHON, tool_path(self.name), "-dev",
+                                   network.near.name, "0.1", "3"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.split("\n\n")[0].count("\n"), 3)
+
+    def test_no_capabilities(self):
+        """Root without any, and root that may load but not attach."""
+        network = Network(self.addCleanup)
+        for drop in "-all", "-net_admin,-sys_admin":
+            with self.subTest(drop=drop):
+                done = subprocess.run(
+                    network.near.prefix + [
+                        "setpriv", "--bounding-set=" + drop,
+                        "--inh-caps=" + drop, PYTHON, tool_path(self.name),
+                        network.near.name], stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE, universal_newlines=True)
+                self.assertEqual(done.returncode, 1)
+                self.assertNotIn("Traceback", done.stderr)
+                self.assertRegex(done.stderr.splitlines()[-1],
+                                 "not permitted|super-user")
+        self.assertEqual(network.near.xdp(), {})
+
+
+class Rows(XdpSubject):
+    """The output, and the ways to end."""
+
+    def test_intervals(self):
+        network = Network(self.addCleanup)
+        begin = time.monotonic()
+        tool = network.near.tool(self.name)
+        tool.command += ["0.5", "3"]
+        tool.start()
+        begin = time.monotonic()
+        self.assertEqual(tool.finish(), 0)
+        self.assertGreater(time.monotonic() - begin, 1.2)
+        self.assertLess(time.monotonic() - begin, 10)
+        self.assertEqual(tool.rows.index(""), 3)
+
+    def test_rates(self):
+        """What the rows show, times the seconds, is what was sent."""
+        frame = MADE["UDP, v4"][0]
+        for options, unit in ([], 1), (["-b"], 8 * len(frame)):
+            with self.subTest(options=options):
+                network = Network(self.addCleanup)
+                tool = network.near.tool(self.name, "-j", *options)
+                tool.command.append("0.5")
+                with tool, network.far.wire() as far:
+                    for _ in range(3):
+                        tool.next_row()
+                        far.send(*[frame] * 2309)
+                    tool.next_row()
+                    tool.next_row()
+                column = tool.header.split(",").index(
+                    self.udp_column(bool(options)))
+                shown = sum(float(row.split(",")[column])
+                            for row in tool.rows)
+                self.assertAlmostEqual(0.5 * shown, 3 * 2309 * unit,
+                                       delta=0.1 * 3 * 2309 * unit)
+
+    def test_stop_and_continue(self):
+        """Ctrl-Z and fg: no row is made up, and none of the counts is lost."""
+        network = Network(self.addCleanup)
+        tool = network.near.tool(self.name)
+        tool.command.append("0.3")
+        with tool, network.far.wire() as far:
+            tool.next_row()
+            tool.send(signal.SIGSTOP)
+            far.send(*[MADE["TCP, v4"][0]] * COUNT)
+            time.sleep(2)
+            rows = len(tool.rows)
+            tool.send(signal.SIGCONT)
+            time.sleep(1)
+        self.assertLess(tool.rows.index("") - rows, 8)
+        self.assertEqual(totals(tool)["TCP"][0], COUNT)
+        # Over more than 2 s, not over the interval.
+        title = self.tcp_column
+        most = max(float(row[title]) for row in tool.table()
+                   if re.match(r"\d\d:", row.get("TIME", "")))
+        self.assertGreater(most, 0)
+        self.assertLess(most, COUNT / 2 + 1)
+
+    def test_header_on_each_screen(self):
+        self.assertEqual(self.headers(6, 11), [0, 5, 10])
+
+    def headers(self, lines, count):
+        """The lines where headers stand on a terminal with so many lines,
+        when the tool prints so many rows."""
+        network = Network(self.addCleanup)
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ,
+                    struct.pack("HHHH", lines, 80, 0, 0))
+        process = network.near.popen(
+            PYTHON, tool_path(self.name), network.near.name, "0.05",
+            str(count), stdout=slave, stderr=subprocess.DEVNULL)
+        os.close(slave)
+        text = b""
+        with os.fdopen(master, "rb", 0) as terminal:
+            try:
+                while True:
+                    text += terminal.read(4096)
+            except OSError:     # EIO: the other side is closed
+                pass
+        self.assertEqual(process.wait(), 0)
+        lines = text.decode().split("\r\n")
+        return [i for i, line in enumerate(lines) if line.startswith("TIME")]
+
+    def test_reader_leaves(self):
+        network = Network(self.addCleanup)
+        process = network.near.popen(
+            PYTHON, tool_path(self.name), network.near.name, "100",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.readline()
+        process.stdout.close()
+        self.assertEqual(process.wait(5), 0)
+        self.assertNotIn(b"Traceback", process.stderr.read())
+        process.stderr.close()
+        self.assertEqual(network.near.xdp(), {})
+
+    def test_full_disk(self):
+        network = Network(self.addCleanup)
+        with open("/dev/full", "w") as full:
+            process = network.near.popen(
+                PYTHON, tool_path(self.name), network.near.name,
+                stdout=full, stderr=subprocess.PIPE, universal_newlines=True)
+            errors = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 1)
+        self.assertEqual(errors.splitlines()[-1], "%s.py: can't write: "
+                         "No space left on device" % self.name)
+        self.assertEqual(network.near.xdp(), {})
+
+    def test_ends_while_nobody_reads(self):
+        network = Network(self.addCleanup)
+        process = network.near.popen(
+            PYTHON, tool_path(self.name), network.near.name, "0.01",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        fcntl.fcntl(process.stdout, 1031, 4096)     # F_SETPIPE_SZ
+        process.stdout.readline()
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(10), 1)
+        self.assertIn(b"nobody reads the output", process.stderr.read())
+        process.stdout.close()
+        process.stderr.close()
+        self.assertEqual(network.near.xdp(), {})
+
+    def test_count_ends_it_while_nobody_reads(self):
+        """As a terminal whose connection hangs."""
+        network = Network(self.addCleanup)
+        process = network.near.popen(
+            PYTHON, tool_path(self.name), network.near.name, "0.01", "300",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        fcntl.fcntl(process.stdout, 1031, 4096)     # F_SETPIPE_SZ
+        self.assertEqual(process.wait(START_SECONDS), 1)
+        self.assertIn(b"nobody reads the output", process.stderr.read())
+        process.stdout.close()
+        process.stderr.close()
+        self.assertEqual(network.near.xdp(), {})
+
+    def test_longest_interval(self):
+        tool = Network(self.addCleanup).near.tool(self.name)
+        tool.command.append("999999999")
+        with tool:
+            pass
+
+    def test_terminal_without_a_size(self):
+        self.assertEqual(self.headers(0, 11), [0])
+
+    def test_closed_descriptors(self):
+        network = Network(self.addCleanup)
+        subprocess.check_call(
+            network.near.prefix + ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh",
+                                   PYTHON, tool_path(self.name),
+                                   network.near.name, "0.1", "2"])
+
+    def test_idle_cost(self):
+        """No more than 1% of a CPU, of which it takes far less."""
+        network = Network(self.addCleanup)
+        with network.near.tool(self.name) as tool:
+            tool.next_row()
+            before = cpu_seconds(tool.process.pid)
+            for _ in range(3):
+                tool.next_row()
+            used = cpu_seconds(tool.process.pid) - before
+        self.assertLess(used, 0.03)
