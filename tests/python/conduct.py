@@ -1,6 +1,7 @@
 """What every tool that shows events must do at the edges: order and time,
 signals, pipes, loss, odd surroundings. A tool's own tests mix it in."""
 
+import contextlib
 import os
 import pty
 import re
@@ -11,8 +12,8 @@ import threading
 import time
 from collections import Counter
 
-from toolrun import (PYTHON, Tool, bpf_programs, readable_copy, run,
-                     tool_path)
+from toolrun import (PYTHON, SETTLE_SECONDS, Tool, bpf_programs,
+                     readable_copy, run, tool_path)
 import signals
 
 COUNT = 23
@@ -22,6 +23,15 @@ WITHOUT_RING_BUFFER = [
     "unshare", "--mount", "sh", "-c",
     "symbols=$(mktemp) && grep -v bpf_ringbuf_output /proc/kallsyms "
     "> $symbols && mount --bind $symbols /proc/kallsyms && rm $symbols && "
+    'exec "$0" "$@"']
+
+
+# What is tried before kprobes is not to be seen.
+WITHOUT_TRACEPOINTS = [
+    "unshare", "--mount", "sh", "-c",
+    "for hidden in /sys/kernel/tracing/events/syscalls "
+    "/sys/kernel/debug/tracing/events/syscalls /sys/kernel/btf; do "
+    "[ ! -d $hidden ] || mount -t tmpfs none $hidden || exit; done; "
     'exec "$0" "$@"']
 
 
@@ -75,31 +85,73 @@ class Probes(Subject):
     """With each probe type; made into a test case for each."""
 
     probe = None
-    allowed = {}        # as probes() returns it
     programs = 0        # that a probe type has at least
+    options = []        # of the tool that the tests of a class share
+    prefix = []         # and the command before it
+
+    @classmethod
+    def setUpClass(cls):
+        """To start a tool takes long on some machines: once for all tests. A
+        probe type that the kernel refuses is skipped, and it is told why."""
+        cls.tool = Tool(cls.name, "--probe", cls.probe, *cls.options,
+                        prefix=cls.prefix)
+        cls.refusal, cls.marks = None, iter(range(2**29, 2**30))
+        try:
+            cls.tool.start()
+        except AssertionError:
+            cls.refusal = cls.tool.stderr.strip().split(
+                "no %s: " % cls.probe)[-1]
+
+    @classmethod
+    def tearDownClass(cls):
+        if not cls.refusal:
+            status = cls.tool.stop()
+            assert status == 0, "status %d: %s" % (status, cls.tool.stderr)
 
     def setUp(self):
-        if self.allowed[self.probe]:
+        if self.refusal:
             self.skipTest("%s does not work here: %s" % (
-                self.probe, self.allowed[self.probe]))
+                self.probe, self.refusal))
         super().setUp()
+
+    @contextlib.contextmanager
+    def traced(self):
+        """A list, which after the block has the rows of what this process did
+        in it, as dicts. Acts of its own tell where they begin and end."""
+        rows = []
+        self.rows_up_to_mark()
+        yield rows
+        time.sleep(SETTLE_SECONDS)      # long calls may come out of order
+        rows += self.rows_up_to_mark()
+
+    def rows_up_to_mark(self):
+        mark, rows = next(self.marks), []
+        self.act(mark)
+        while True:
+            rows += mine([self.tool.cells(self.tool.next_row())])
+            with contextlib.suppress(ValueError):   # not a number there
+                if rows and self.number(rows[-1]) == mark:
+                    return rows[:-1]
 
     def test_threads(self):
         def act():
             for number in range(COUNT):
                 self.act(number)
-        with self.trace(*self.storm, "--probe", self.probe) as tool:
-            threads = [threading.Thread(target=act) for _ in range(7)]
+        with self.traced() as rows:
+            # Python 3.14 would name them, with a blank, for the kernel too.
+            threads = [threading.Thread(target=act, name="actor")
+                       for _ in range(7)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-        self.assertEqual(Counter(map(self.number, mine(tool.table()))),
+        numbers = map(self.number, rows)    # also of what ends a thread
+        self.assertEqual(Counter(n for n in numbers if 0 <= n < COUNT),
                          {number: 7 for number in range(COUNT)})
 
     def test_nothing_outlives_sigkill(self):
         before = bpf_programs()
-        tool = self.trace("--probe", self.probe).start()
+        tool = self.trace("--probe", self.probe, prefix=self.prefix).start()
         added = bpf_programs() - before
         self.assertGreaterEqual(len(added), self.programs)
         tool.process.kill()
@@ -109,6 +161,36 @@ class Probes(Subject):
                 return
             time.sleep(0.1)
         self.fail("programs left behind: %s" % (bpf_programs() & added))
+
+
+class PerfBuffer(Probes):
+    """As on a kernel before 5.8."""
+
+    probe, prefix = "tracepoint", WITHOUT_RING_BUFFER
+
+    def test_has_no_ring_buffer(self):
+        """By the types of its maps (enum bpf_map_type): 4 is a perf buffer's,
+        27 a ring buffer's."""
+        folder, types = "/proc/%d/fdinfo/" % self.tool.process.pid, set()
+        for fd in os.listdir(folder):
+            with open(folder + fd) as f:
+                types.update(re.findall(r"^map_type:\s*(\d+)$", f.read(),
+                                        re.M))
+        self.assertIn("4", types)
+        self.assertNotIn("27", types)
+
+
+class Fallback(Probes):
+    """A kernel that has kprobes only: they are chosen, and it is told why."""
+
+    probe, prefix = "auto", WITHOUT_TRACEPOINTS
+
+    def test_tells_why(self):
+        end = time.monotonic() + 10
+        while not self.tool.stderr and time.monotonic() < end:
+            time.sleep(0.1)     # another thread reads it
+        self.assertRegex(self.tool.stderr, "^Tracing by kprobe; no fentry: "
+                         "this kernel has no BTF; no tracepoint: .*\n$")
 
 
 class Containers(Subject):

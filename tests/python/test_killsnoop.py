@@ -15,19 +15,12 @@ import time
 import unittest
 from collections import Counter
 
-from conduct import (COUNT, Conduct, Containers, Probes, Subject,
-                     TracingRefusals, mine, odd_name)
-from toolrun import PYTHON, TOP, Tool, probes, readable_copy, run
+from conduct import (COUNT, Conduct, Containers, Fallback, PerfBuffer, Probes,
+                     Subject, TracingRefusals, mine, odd_name)
+from toolrun import PYTHON, TOP, Tool, readable_copy, run
 import signals
 
 WORKLOAD = os.path.join(TOP, "tests", "workload", "signals.py")
-ALLOWED = {}
-
-
-def setUpModule():
-    ALLOWED.update(probes("killsnoop"))
-
-
 class Case(Subject, unittest.TestCase):
     """A test with a process to aim at."""
 
@@ -57,11 +50,11 @@ class Case(Subject, unittest.TestCase):
 class Calls(Probes):
     """What every probe type must show; made into a test case for each."""
 
-    allowed, programs = ALLOWED, 12
+    programs, options = 12, ["-v", "-c"]
 
     def test_every_call(self):
         expected = Counter()
-        with self.trace("--probe", self.probe, "-v", "-c") as tool:
+        with self.traced() as rows:
             for call in list(signals.CALLS.values())[:6]:
                 for sig in (0, signal.SIGUSR1, 65, 64):
                     for _ in range(COUNT):
@@ -73,29 +66,30 @@ class Calls(Probes):
             signals.kill(self.target.pid, signal.SIGKILL)
             expected["kill", "9", str(self.target.pid), "sleep", "0"] += 1
         seen = Counter((row["SYSCALL"], row["SIG"], row["TPID"], row["TCOMM"],
-                        row["RESULT"]) for row in mine(tool.table()))
+                        row["RESULT"]) for row in rows)
         self.assertEqual(seen, expected)
-        self.assertEqual(tool.stderr.strip(), "Tracing by %s." % self.probe)
+        self.assertEqual(self.tool.stderr.strip(),
+                         "Tracing by %s." % self.probe)
 
     def test_results_as_the_call_said(self):
         nobody = signals.no_process()
         arguments = [(0, 0), (-os.getpgrp(), 0), (nobody, 15), (1, 65),
                      (1, -1), (-2**31, 0), (2**31 - 1, 2**31 - 1), (-1, 999)]
-        with self.trace("--probe", self.probe) as tool:
+        with self.traced() as rows:
             results = [signals.kill(*pair) for pair in arguments]
         self.assertEqual(
             [(int(row["TPID"]), int(row["SIG"]), int(row["RESULT"]))
-             for row in mine(tool.table())],
+             for row in rows],
             [pair + (result,) for pair, result in zip(arguments, results)])
         self.assertIn(-3, results)
         self.assertIn(-22, results)
 
     def test_suicide_is_shown(self):
-        with Tool("killsnoop", "--probe", self.probe, "-c") as tool:
+        with self.traced():
             process = signals.burst("kill", signal.SIGKILL, 1)
             process.wait()
         self.assertEqual(process.returncode, -signal.SIGKILL)
-        rows = mine(tool.table(), process.pid)
+        rows = mine(self.tool.table(), process.pid)
         self.assertEqual(len(rows), 1)
         row = rows[0]
         self.assertEqual((row["TPID"], row["TCOMM"], row["RESULT"]),
@@ -106,13 +100,13 @@ class Calls(Probes):
             self.skipTest("int $0x80 is x86's")
         if signals.burst("ia32_kill", 0, 1).wait():
             self.skipTest("this kernel has no 32-bit system calls")
-        with self.trace("--probe", self.probe, "-v") as tool:
+        with self.traced() as rows:
             for _ in range(COUNT):
                 signals.ia32_kill(self.target.pid, signal.SIGUSR1)
             signals.ia32_kill(signals.no_process(), 0)
             signals.kill(self.target.pid, 0)
         seen = Counter((row["SYSCALL"], row["SIG"], row["RESULT"])
-                       for row in mine(tool.table()))
+                       for row in rows)
         expected = Counter({("kill", "0", "0"): 1})
         if self.probe != "tracepoint":  # which can't see them: man page
             expected.update({("kill", "10", "0"): COUNT,
@@ -123,6 +117,16 @@ class Calls(Probes):
 for _probe in ("fentry", "tracepoint", "kprobe"):
     _name = "Test" + _probe.capitalize()
     globals()[_name] = type(_name, (Calls, Case), {"probe": _probe})
+
+
+class TestPerfBuffer(PerfBuffer, Case):
+
+    programs = 12
+
+
+class TestFallback(Fallback, Case):
+
+    programs, options = 12, ["-v"]
 
 
 class TestOptions(Case):

@@ -18,22 +18,16 @@ import time
 import unittest
 from collections import Counter
 
-from conduct import (COUNT, Conduct, Containers, Probes,
+from conduct import (COUNT, Conduct, Containers, Fallback, PerfBuffer, Probes,
                      Subject, TracingRefusals, mine, odd_name)
-from toolrun import (PYTHON, TOP, Tool, probes, readable_copy, run,
-                     tool_path)
+from toolrun import PYTHON, TOP, Tool, readable_copy, run, tool_path
 import memory
 import signals
 from memory import ADVICES, PAGE, madvise, process_madvise
 
 WORKLOAD = os.path.join(TOP, "tests", "workload", "memory.py")
-ALLOWED = {}
 COLD, DONTNEED, RANDOM = (ADVICES[name]
                           for name in ("COLD", "DONTNEED", "RANDOM"))
-
-
-def setUpModule():
-    ALLOWED.update(probes("madvsnoop"))
 
 
 def error_name(result):
@@ -66,7 +60,7 @@ class Case(Subject, unittest.TestCase):
 class Calls(Probes):
     """What every probe type must show; made into a test case for each."""
 
-    allowed, programs = ALLOWED, 4
+    programs, options = 4, ["-v", "-b", "-M"]
 
     def setUp(self):
         super().setUp()
@@ -81,7 +75,7 @@ class Calls(Probes):
         calls = [(name, 0 if name in ("HWPOISON", "SOFT_OFFLINE") else length)
                  for name in known]
         expected = Counter()
-        with self.trace("--probe", self.probe, "-v", "-b") as tool:
+        with self.traced() as rows:
             for name, size in calls:
                 address = memory.map_memory(length)
                 for _ in range(COUNT):
@@ -98,9 +92,10 @@ class Calls(Probes):
                 expected[name, "%x" % place, str(PAGE), error, "-"] = COUNT
         seen = Counter(
             (row["ADVICE"], row["ADDR"], row["LEN"], row["RET"], row["TPID"])
-            for row in mine(tool.table()))
+            for row in rows)
         self.assertEqual(seen, expected)
-        self.assertEqual(tool.stderr.strip(), "Tracing by %s." % self.probe)
+        self.assertEqual(self.tool.stderr.strip(),
+                         "Tracing by %s." % self.probe)
 
     def test_process_madvise(self):
         if not memory.has_process_madvise():
@@ -113,7 +108,7 @@ class Calls(Probes):
         fd = signals.pidfd_open(child.pid)
         ranges = [(stack, PAGE), (stack + 2 * PAGE, PAGE),
                   (stack + 4 * PAGE, 2 * PAGE)]
-        with self.trace("--probe", self.probe, "-bM") as tool:
+        with self.traced() as rows:
             for _ in range(COUNT):
                 self.assertEqual(process_madvise(fd, ranges, COLD), 4 * PAGE)
             for _ in range(COUNT):
@@ -128,7 +123,7 @@ class Calls(Probes):
         os.close(fd)
         seen = Counter(
             (row["ADVICE"], row["ADDR"], row["LEN"], row["RET"], row["TPID"],
-             row["MAPPING"]) for row in mine(tool.table()))
+             row["MAPPING"]) for row in rows)
         where = "%x" % stack
         expected = {
             ("COLD", where, str(4 * PAGE), str(4 * PAGE), str(child.pid),
@@ -153,7 +148,7 @@ class Calls(Probes):
         fd = signals.pidfd_open(os.getpid())
         address = memory.map_memory(4 * PAGE, memory.MAP_32BIT)
         ranges = [(address, PAGE), (address + 2 * PAGE, PAGE)]
-        with self.trace("--probe", self.probe, "-b") as tool:
+        with self.traced() as rows:
             for _ in range(COUNT):
                 self.assertEqual(
                     memory.ia32_madvise(address, PAGE, DONTNEED), 0)
@@ -162,7 +157,7 @@ class Calls(Probes):
             madvise(address, 3 * PAGE, DONTNEED)
         os.close(fd)
         seen = Counter((row["ADVICE"], row["ADDR"], row["LEN"], row["RET"])
-                       for row in mine(tool.table()))
+                       for row in rows)
         where = "%x" % address
         expected = Counter({("DONTNEED", where, str(3 * PAGE), "0"): 1})
         if self.probe != "tracepoint":  # which can't see them: man page
@@ -253,6 +248,16 @@ class Calls(Probes):
 for _probe in ("fentry", "tracepoint", "kprobe"):
     _name = "Test" + _probe.capitalize()
     globals()[_name] = type(_name, (Calls, Case), {"probe": _probe})
+
+
+class TestPerfBuffer(PerfBuffer, Case):
+
+    programs = 4
+
+
+class TestFallback(Fallback, Case):
+
+    programs, options = 4, ["-v"]
 
 
 class TestOptions(Case):
@@ -346,7 +351,7 @@ class TestOptions(Case):
             started.wait()
             for _ in range(COUNT):
                 self.act()
-        thread = threading.Thread(target=act)
+        thread = threading.Thread(target=act, name="actor")
         thread.start()
         while not tids:
             time.sleep(0.01)
@@ -663,7 +668,7 @@ class TestSummary(Case):
             with odd_name(b"some-thread"):
                 self.act()
         with self.trace("-S", *self.storm) as tool:
-            thread = threading.Thread(target=act)
+            thread = threading.Thread(target=act, name="actor")
             thread.start()
             thread.join()
             self.act()

@@ -96,15 +96,15 @@ class TestCounting(Counting, Case):
                 self.assertGreaterEqual(kinds["ICMP"], 3 * COUNT)
 
     def test_real_vlan(self):
-        if subprocess.call(["ip", "link", "add", "link", "lo", "name", "v",
-                            "type", "vlan", "id", "5"], stderr=-3):
-            self.skipTest("this kernel has no VLAN interfaces")
-        subprocess.check_call(["ip", "link", "del", "v"])
+        for port in self.network.near, self.network.far:
+            try:
+                port.ip("link", "add", "link", port.name, "name", "v", "type",
+                        "vlan", "id", "5")
+            except subprocess.CalledProcessError:
+                self.skipTest("this kernel has no VLAN interfaces")
 
         def traffic(network):
             for port, last in (network.near, 2), (network.far, 1):
-                port.ip("link", "add", "link", port.name, "name", "v", "type",
-                        "vlan", "id", "5")
                 port.ip("addr", "add", "10.8.0.%d/24" % last, "dev", "v")
                 port.ip("link", "set", "v", "up")
             ping = network.far.popen("ping", "-q", "-c", str(COUNT), "-i",

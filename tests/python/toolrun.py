@@ -81,7 +81,11 @@ class Tool:
         for reader in self.readers:
             reader.start()
         self.header = self._line(START_SECONDS)
-        assert self.header is not None, "no header: " + self.stderr
+        if self.header is None:
+            self.process.wait(START_SECONDS)
+            for reader in self.readers:
+                reader.join()
+            raise AssertionError("no header: " + self.stderr)
         return self
 
     def _read_rows(self):
@@ -141,11 +145,14 @@ class Tool:
         status = self.stop()
         assert status == 0, "status %d: %s" % (status, self.stderr)
 
-    def table(self):
-        """The rows as dicts by the header's column titles; a column ends where
+    def cells(self, row):
+        """A row as a dict by the header's column titles; a column ends where
         white space begins, so no name in it may have any."""
-        titles = self.header.split()
-        return [dict(zip(titles, row.split())) for row in self.rows]
+        return dict(zip(self.header.split(), row.split()))
+
+    def table(self):
+        """All rows as such dicts."""
+        return [self.cells(row) for row in self.rows]
 
 
 def cpu_seconds(pid):
@@ -178,14 +185,3 @@ def bpf_programs():
             struct.pack_into("=II", attr, 0, last, 0)
     except FileNotFoundError:
         return programs
-
-
-def probes(name):
-    """The probe types that the running kernel really allows a tool, found by
-    running it with each: {type: None, or the reason why not}."""
-    allowed = {}
-    for probe in ("fentry", "tracepoint", "kprobe"):
-        done = run(name, "--probe", probe, "-d", "0.1")
-        allowed[probe] = None if done.returncode == 0 else (
-            done.stderr.strip().split("no %s: " % probe)[-1])
-    return allowed
