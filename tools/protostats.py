@@ -363,7 +363,7 @@ def program_name(number):
 
 # Of linux/rtnetlink.h, linux/if_link.h and linux/if_arp.h.
 RTMGRP_LINK, RTM_GETLINK, RTM_SETLINK = 1, 18, 19
-IFLA_ADDRESS, IFLA_XDP = 1, 43
+IFLA_XDP = 43
 IFLA_XDP_FD, IFLA_XDP_FLAGS, IFLA_XDP_EXPECTED_FD = 1, 3, 8
 # Program IDs in IFLA_XDP, by what ip(8) calls their mode.
 IFLA_XDP_PROG_IDS = {4: "xdp", 5: "xdpdrv", 6: "xdpgeneric", 7: "xdpoffload"}
