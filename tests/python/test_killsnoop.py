@@ -50,7 +50,7 @@ class Case(Subject, unittest.TestCase):
 class Calls(Probes):
     """What every probe type must show; made into a test case for each."""
 
-    programs, options = 12, ["-v", "-c"]
+    call, programs, options = "kill", 12, ["-v", "-c"]
 
     def test_every_call(self):
         expected = Counter()
@@ -121,12 +121,12 @@ for _probe in ("fentry", "tracepoint", "kprobe"):
 
 class TestPerfBuffer(PerfBuffer, Case):
 
-    programs = 12
+    call, programs = "kill", 12
 
 
 class TestFallback(Fallback, Case):
 
-    programs, options = 12, ["-v"]
+    call, programs, options = "kill", 12, ["-v"]
 
 
 class TestOptions(Case):

@@ -60,7 +60,7 @@ class Case(Subject, unittest.TestCase):
 class Calls(Probes):
     """What every probe type must show; made into a test case for each."""
 
-    programs, options = 4, ["-v", "-b", "-M"]
+    call, programs, options = "madvise", 4, ["-v", "-b", "-M"]
 
     def setUp(self):
         super().setUp()
@@ -252,12 +252,12 @@ for _probe in ("fentry", "tracepoint", "kprobe"):
 
 class TestPerfBuffer(PerfBuffer, Case):
 
-    programs = 4
+    call, programs = "madvise", 4
 
 
 class TestFallback(Fallback, Case):
 
-    programs, options = 4, ["-v"]
+    call, programs, options = "madvise", 4, ["-v"]
 
 
 class TestOptions(Case):
