@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Functional tests of killsnoop: known signals, exact counts.
 
-USAGE: ./test_killsnoop.py [TestClass[.test]]       as root; see ../setup
+USAGE: ./test_killsnoop.py [TestClass[.test]]       as root
 """
 
 import csv

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Functional tests of madvsnoop: known advice, exact counts.
 
-USAGE: ./test_madvsnoop.py [TestClass[.test]]       as root; see ../setup
+USAGE: ./test_madvsnoop.py [TestClass[.test]]       as root
 """
 
 import csv
