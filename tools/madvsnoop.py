@@ -552,7 +552,7 @@ static __always_inline u32 read_stack(void *ctx, struct event *event)
     struct pt_regs regs = {};
 
     if (bpf_probe_read_kernel(&regs, sizeof(regs),
-                              task_pt_regs(current_task_btf())))
+                              (void *)task_pt_regs(current_task_btf())))
         return bytes;
 #if defined(bpf_target_x86)
     bpf_probe_read_user(&event->caller, sizeof(event->caller),
