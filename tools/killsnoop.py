@@ -608,6 +608,18 @@ def start():
     die("can't trace these system calls here:\n  " + "\n  ".join(refusals))
 
 
+def skipped_runs(bpf):
+    """How often the kernel skipped the program at an entry, because a BPF
+    program was interrupted on that CPU. Linux 5.12 and later tell."""
+    runs = 0
+    for name, function in bpf.funcs.items():
+        if re.match(b"kfunc__|enter_|.*__sys_enter_", name):
+            with open("/proc/self/fdinfo/%d" % function.fd) as f:
+                told = re.search(r"^recursion_misses:\s*(\d+)", f.read(), re.M)
+            runs += int(told[1]) if told else 0
+    return runs
+
+
 class Events:
     """Takes events from BPF in batches, and hands them out in time order."""
 
@@ -616,7 +628,7 @@ class Events:
         "I" if args.print_uid else "0s", "16s" if args.tcomm else "0s"))
 
     def __init__(self, bpf):
-        self.waiting, self.behind, self.newest = [], False, 0
+        self.bpf, self.waiting, self.behind, self.newest = bpf, [], False, 0
         self.dropped, self.lost_by_perf, self.lost_map = 0, 0, bpf["lost"]
         if hasattr(bpf["events"], "open_ring_buffer"):
             bpf["events"].open_ring_buffer(self.collector())
@@ -641,7 +653,8 @@ class Events:
 
     def lost(self):
         """BPF counts too what a perf buffer loses, from Linux 5.1 on."""
-        return self.dropped + max(self.lost_map[0].value, self.lost_by_perf)
+        return self.dropped + skipped_runs(self.bpf) + max(
+            self.lost_map[0].value, self.lost_by_perf)
 
     def collector(self):
         """The function that BCC calls for each event, made to be fast. What it

@@ -73,6 +73,22 @@ def works(probe, call):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def skipped_runs(pid):
+    """How often the kernel skipped a BPF program of a process: see a tool's
+    CAVEATS. From proc(5)'s fdinfo, which has it from Linux 5.12 on."""
+    runs, folder = 0, "/proc/%d/fdinfo/" % pid
+    for fd in os.listdir(folder):
+        with open(folder + fd) as f:
+            runs += sum(map(int, re.findall(r"^recursion_misses:\s*(\d+)$",
+                                            f.read(), re.M)))
+    return runs
+
+
+def lost(stderr):
+    """How many events a tool said to have lost."""
+    return sum(map(int, re.findall(r"lost (\d+) event", stderr)))
+
+
 class Subject:
     """A tool, and events that it shows; a test case's base.
 
@@ -166,8 +182,16 @@ class Probes(Subject):
             for thread in threads:
                 thread.join()
         numbers = map(self.number, rows)    # also of what ends a thread
-        self.assertEqual(Counter(n for n in numbers if 0 <= n < COUNT),
-                         {number: 7 for number in range(COUNT)})
+        seen = Counter(n for n in numbers if 0 <= n < COUNT)
+        expected = Counter({number: 7 for number in range(COUNT)})
+        if seen != expected and skipped_runs(self.tool.process.pid):
+            self.assertEqual(seen - expected, {})
+            missing = sum((expected - seen).values())
+            time.sleep(1.5)     # it tells once a second
+            # Of a thread's last call, nobody tells that its return is missed.
+            self.assertLessEqual(missing, lost(self.tool.stderr) + 7)
+            return
+        self.assertEqual(seen, expected)
 
     def test_nothing_outlives_sigkill(self):
         before = bpf_programs()
@@ -409,20 +433,19 @@ class Conduct(Subject):
                 tool.send(signal.SIGCONT)
                 time.sleep(1)
                 self.assertEqual(tool.stop(), 0)
-                lost = self.check_all_told(tool, process.pid, 500000)
-                self.assertGreater(lost, 0)
+                self.assertGreater(
+                    self.check_all_told(tool, process.pid, 500000), 0)
 
     def check_all_told(self, tool, pid, done):
         """Rows and lost events make up what was done. Returns the lost."""
-        lost = sum(int(n) for n in re.findall(r"lost (\d+) event",
-                                              tool.stderr))
+        lost_events = lost(tool.stderr)
         others = len(tool.rows) - len(mine(tool.table(), pid))
         self.assertLess(others, 100)
-        self.assertLessEqual(done, len(tool.rows) + lost)
-        self.assertLessEqual(len(tool.rows) - others + lost, done + 100)
-        if not lost:
+        self.assertLessEqual(done, len(tool.rows) + lost_events)
+        self.assertLessEqual(len(tool.rows) - others + lost_events, done + 100)
+        if not lost_events:
             self.assertEqual(len(tool.rows) - others, done)
-        return lost
+        return lost_events
 
     def test_many_processes(self):
         with Tool(self.name, *self.storm) as tool:
