@@ -553,11 +553,10 @@ class Conduct(Subject):
                                  "No space left on device\n" % self.name)
 
 
-class Refusals(Subject):
-    """One clear line, no traceback."""
+class Surroundings(Subject):
+    """What a machine may lack: one clear line, no traceback."""
 
-    always = []             # arguments without which the tool does not start
-    bad_arguments = []      # a list of options each
+    always = []             # arguments without which it does not start
 
     def check_refusal(self, done, status, *words):
         self.assertEqual(done.returncode, status, done.stderr)
@@ -579,15 +578,6 @@ class Refusals(Subject):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120,
             universal_newlines=True, env=env)
 
-    def test_bad_arguments(self):
-        self.assertGreater(len(self.bad_arguments), 10)
-        for args in self.bad_arguments:
-            with self.subTest(args=args):
-                done = run(self.name, *args)
-                self.check_refusal(done, 2, "usage: ", "error: ")
-                self.assertEqual(
-                    done.stderr.splitlines()[-1].count("error: "), 1)
-
     def test_not_root(self):
         done = subprocess.run(
             [PYTHON, readable_copy(self, tool_path(self.name))] + self.always,
@@ -600,7 +590,8 @@ class Refusals(Subject):
             [PYTHON, "-S", tool_path(self.name)] + self.always,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             universal_newlines=True)
-        self.check_one_line(done, "python3-bpfcc", "python3-bcc")
+        self.check_one_line(done, "python3-bpfcc (Debian, Ubuntu)",
+                            "python3-bcc (Fedora)", "python-bcc (Arch)")
 
     def test_no_headers(self):
         env = dict(os.environ)
@@ -610,7 +601,25 @@ class Refusals(Subject):
         done = self.run_in(
             "[ ! -d /lib/modules ] || mount -t tmpfs none /lib/modules && "
             'exec "$@"', env=env)
-        self.check_one_line(done, "headers", "BCC_KERNEL_SOURCE")
+        self.check_one_line(
+            done, "linux-headers-%s (Debian, Ubuntu)" % os.uname().release,
+            "kernel-devel (Fedora)", "linux-headers (Arch)",
+            "BCC_KERNEL_SOURCE")
+
+
+class Refusals(Surroundings):
+    """Those of tools, which also read arguments."""
+
+    bad_arguments = []      # a list of options each
+
+    def test_bad_arguments(self):
+        self.assertGreater(len(self.bad_arguments), 10)
+        for args in self.bad_arguments:
+            with self.subTest(args=args):
+                done = run(self.name, *args)
+                self.check_refusal(done, 2, "usage: ", "error: ")
+                self.assertEqual(
+                    done.stderr.splitlines()[-1].count("error: "), 1)
 
 
 class TracingRefusals(Refusals):

@@ -1,4 +1,4 @@
-"""Runs a tool of tools/ as a user does, and reads what it prints."""
+"""Runs a tool or an example as a user does, and reads what it prints."""
 
 import ctypes
 import os
@@ -25,7 +25,8 @@ SETTLE_SECONDS = 0.3            # after the last event, before the end
 
 
 def tool_path(name):
-    return os.path.join(TOP, "tools", name + ".py")
+    """Of a tool by its name, or of any other script by its path from TOP."""
+    return os.path.join(TOP, name if "/" in name else "tools/%s.py" % name)
 
 
 def readable_copy(case, path):
@@ -101,7 +102,9 @@ class Tool:
     def next_row(self, seconds=START_SECONDS):
         """Wait for the next row and return it. Raises queue.Empty."""
         row = self._line(seconds)
-        assert row is not None, "ended: " + self.stderr
+        if row is None:
+            self.lines.put((self.line_time, None))      # for finish()
+            raise AssertionError("ended: " + self.stderr)
         self.rows.append(row)
         return row
 

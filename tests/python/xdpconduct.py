@@ -69,6 +69,28 @@ class XdpSubject(Subject):
              os.path.join(TOP, "tests/python/old_xdp.c"), "-ldl"])
         return dict(os.environ, LD_PRELOAD=library, OLD_XDP=version)
 
+    def start(self, network, *args, **popen):
+        """The tool on the near port, and its program's ID as ip(8) has it."""
+        tool = network.near.tool(self.name, *args, **popen).start()
+        ids = list(network.near.xdp())
+        self.assertEqual(len(ids), 1)
+        self.assertIn(ids[0], bpf_programs())
+        return tool, ids[0]
+
+    def wait_until_clean(self, network, program):
+        for _ in range(50):
+            if not network.near.xdp() and program not in bpf_programs():
+                return
+            time.sleep(0.1)
+        self.fail("still there: %s" % network.near.xdp())
+
+    def check_sigkill(self, *options):
+        network = Network(self.addCleanup)
+        tool, program = self.start(network, *options)
+        tool.process.kill()
+        tool.finish()
+        self.wait_until_clean(network, program)
+
 
 class Parsing(XdpSubject):
 
@@ -191,28 +213,6 @@ class Counting(XdpSubject):
 
 
 class Attaching(XdpSubject):
-
-    def start(self, network, *args, **popen):
-        """The tool on the near port, and its program's ID as ip(8) has it."""
-        tool = network.near.tool(self.name, *args, **popen).start()
-        ids = list(network.near.xdp())
-        self.assertEqual(len(ids), 1)
-        self.assertIn(ids[0], bpf_programs())
-        return tool, ids[0]
-
-    def wait_until_clean(self, network, program):
-        for _ in range(50):
-            if not network.near.xdp() and program not in bpf_programs():
-                return
-            time.sleep(0.1)
-        self.fail("still there: %s" % network.near.xdp())
-
-    def check_sigkill(self, option):
-        network = Network(self.addCleanup)
-        tool, program = self.start(network, option)
-        tool.process.kill()
-        tool.finish()
-        self.wait_until_clean(network, program)
 
     def test_sigkill_native(self):
         self.check_sigkill("-N")
