@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What holds for every tool: style, man page, example file, README.
+"""What holds for every tool and example: style, documents, README.
 
 USAGE: ./test_documents.py [TestClass[.test]]       see ../setup --tests
 """
@@ -17,6 +17,8 @@ from toolrun import PYTHON, TOP
 
 TOOLS = sorted(os.path.basename(path)[:-3]
                for path in glob.glob(os.path.join(TOP, "tools", "*.py")))
+EXAMPLES = sorted(os.path.relpath(path, TOP) for path in glob.glob(
+    os.path.join(TOP, "examples", "**", "*.py"), recursive=True))
 WORDS = os.path.join(TOP, "tests", "words.txt")
 
 
@@ -75,28 +77,55 @@ def options_of_page(text):
     return names_in(entry.replace("\\-", "-") for entry in entries)
 
 
-class Documents:
+class Script:
+    """What bcc's reviewers and packagers want of every script."""
+
+    path = None     # from the top
+
+    def test_can_be_run(self):
+        self.assertTrue(os.access(path_of(self.path), os.X_OK))
+        self.assertTrue(text_of(self.path).startswith("#!/usr/bin/python3\n"))
+
+    def test_python_3_6_grammar(self):
+        ast.parse(text_of(self.path), feature_version=(3, 6))
+
+    def test_needs_no_headers_but_those_of_the_interface(self):
+        """Others differ from kernel to kernel, and take long to compile."""
+        included = re.findall(r"^\s*#\s*include\s+(.*)$", text_of(self.path),
+                              re.M)
+        self.assertEqual([header for header in included
+                          if not header.startswith("<uapi/")], [])
+
+    def test_is_in_readme(self):
+        self.assertIn("(%s)" % self.path, text_of("README.md"))
+
+
+class Example(Script):
+    """A teaching example; made into a test case for each."""
+
+    def test_is_short(self):
+        self.assertLess(len(text_of(self.path).splitlines()), 150)
+
+    def test_header_comment(self):
+        """It names the script, and tells how to run it."""
+        name = os.path.basename(self.path)
+        header = re.match(r"(#.*\n)+", text_of(self.path))[0]
+        self.assertIn("\n#\n# %s  " % name, header)
+        self.assertIn("\n# USAGE: %s " % name, header)
+
+
+class Documents(Script):
     """What a tool must bring; made into a test case for each."""
 
     tool = None
 
     def test_has_its_files(self):
         readme = text_of("README.md")
-        self.assertTrue(os.access(path_of("tools", self.tool + ".py"),
-                                  os.X_OK))
-        self.assertIn("tools/%s.py" % self.tool, readme)
         self.assertIn("man/man8/%s.8" % self.tool, readme)
         self.assertIn("tools/%s_example.txt" % self.tool, readme)
         self.assertTrue(os.path.exists(page(self.tool)))
         self.assertTrue(os.path.exists(
             path_of("tests", "python", "test_%s.py" % self.tool)))
-
-    def test_shebang(self):
-        self.assertTrue(text_of("tools", self.tool + ".py").startswith(
-            "#!/usr/bin/python3\n"))
-
-    def test_python_3_6_grammar(self):
-        ast.parse(text_of("tools", self.tool + ".py"), feature_version=(3, 6))
 
     def test_groff_and_mandoc_find_nothing(self):
         self.assertEqual(output("groff", "-man", "-ww", "-z", "-Tutf8",
@@ -138,7 +167,12 @@ class Documents:
 for _tool in TOOLS:
     _name = "Test" + _tool.capitalize()
     globals()[_name] = type(_name, (Documents, unittest.TestCase),
-                            {"tool": _tool})
+                            {"tool": _tool, "path": "tools/%s.py" % _tool})
+
+for _path in EXAMPLES:
+    _name = "Test" + os.path.basename(_path)[:-3].title().replace("_", "")
+    globals()[_name] = type(_name, (Example, unittest.TestCase),
+                            {"path": _path})
 
 
 class WholeTree(unittest.TestCase):

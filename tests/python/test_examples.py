@@ -1,0 +1,88 @@
+#!/usr/bin/python3
+"""The teaching examples: what they show, and what they refuse."""
+
+import os
+import re
+import signal
+import time
+import unittest
+
+from conduct import COUNT, WITHOUT_TRACEPOINTS, Surroundings
+from toolrun import Tool
+
+
+class TestSyscallFallback(Surroundings, unittest.TestCase):
+
+    name = "examples/tracing/syscall_fallback.py"
+    WAYS = {"fentry": 26, "tracepoint": 5, "kprobe": 2}  # enum bpf_prog_type
+
+    def start(self, prefix=()):
+        """The example, which traces or has ended, and what it says of each
+        way: a dict."""
+        tool, said = Tool(self.name, prefix=prefix).start(), {}
+        line = tool.header
+        while line and not line.startswith("Tracing kill(2)."):
+            way, word = line.split(":", 1)
+            said[way] = word.strip()
+            if word.strip() == "chosen":
+                self.assertEqual(tool.next_row(), "")
+            try:
+                line = tool.next_row()
+            except AssertionError:  # it has ended
+                return tool, said
+        self.assertEqual(tool.next_row().split(), ["PID", "TARGET", "SIGNAL"])
+        return tool, said
+
+    def check_traces(self, tool, way):
+        """By that way, known events."""
+        folder, kinds = "/proc/%d/fdinfo/" % tool.process.pid, []
+        for fd in os.listdir(folder):
+            with open(folder + fd) as f:
+                kinds += re.findall(r"^prog_type:\s*(\d+)$", f.read(), re.M)
+        self.assertEqual(kinds, [str(self.WAYS[way])])
+        for _ in range(COUNT):
+            os.kill(os.getpid(), 0)
+        end = time.monotonic() + 60
+        while len(self.own_rows(tool)) < COUNT:
+            self.assertLess(time.monotonic(), end)
+            tool.next_row(60)
+        self.assertEqual(tool.stop(), -signal.SIGINT)
+        self.assertEqual(tool.stderr, "")
+        self.assertEqual(self.own_rows(tool),
+                         [[str(os.getpid()), "0"]] * COUNT)
+
+    def own_rows(self, tool):
+        """Target and signal, where this process is the sender."""
+        return [row.split()[1:] for row in tool.rows
+                if row.split()[:1] == [str(os.getpid())]]
+
+    def check_reasons(self, said):
+        """The ways were tried in order, and it is told why the others fail."""
+        self.assertEqual(list(said), list(self.WAYS)[:len(said)])
+        for reason in list(said.values())[:-1]:
+            self.assertRegex(reason, r"^no: .*\w")
+
+    def test_chosen_way_works(self):
+        tool, said = self.start()
+        self.check_reasons(said)
+        way = list(said)[-1]
+        self.assertEqual(said[way], "chosen")
+        self.check_traces(tool, way)
+
+    def test_without_tracepoints(self):
+        tool, said = self.start(WITHOUT_TRACEPOINTS)
+        self.check_reasons(said)
+        self.assertEqual(list(said), list(self.WAYS))
+        self.assertIn("tracefs", said["tracepoint"])
+        if os.path.exists("/sys/bus/event_source/devices/kprobe"):
+            self.assertEqual(said["kprobe"], "chosen")
+            self.check_traces(tool, "kprobe")
+        else:
+            self.assertRegex(said["kprobe"], r"^no: .*\w")
+            self.assertEqual(tool.finish(), 1)
+            self.assertEqual(len(tool.stderr.splitlines()), 1, tool.stderr)
+            self.assertIn("kill(2)", tool.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
