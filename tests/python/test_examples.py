@@ -4,11 +4,17 @@
 import os
 import re
 import signal
+import subprocess
 import time
 import unittest
 
-from conduct import COUNT, WITHOUT_TRACEPOINTS, Surroundings
-from toolrun import Tool
+from conduct import (COUNT, WITHOUT_RING_BUFFER, WITHOUT_TRACEPOINTS,
+                     Surroundings)
+from toolrun import PYTHON, Tool, run, tool_path
+
+NO_TRACEFS = ("for tracefs in /sys/kernel/tracing /sys/kernel/debug; do "
+              '[ ! -d $tracefs ] || mount -t tmpfs none $tracefs; done; '
+              'exec "$@"')
 
 
 class TestSyscallFallback(Surroundings, unittest.TestCase):
@@ -82,6 +88,48 @@ class TestSyscallFallback(Surroundings, unittest.TestCase):
             self.assertEqual(tool.finish(), 1)
             self.assertEqual(len(tool.stderr.splitlines()), 1, tool.stderr)
             self.assertIn("kill(2)", tool.stderr)
+
+
+class TestRingbufBatch(Surroundings, unittest.TestCase):
+
+    name = "examples/tracing/ringbuf_batch.py"
+    CALLS = 200003
+
+    def test_counts_and_costs(self):
+        done = run(self.name)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        lines = done.stdout.splitlines()
+        self.assertTrue(lines[0].startswith("%d calls" % self.CALLS))
+        self.assertEqual(re.split("  +", lines[1].strip()),
+                         ["EVENTS", "NS PER CALL", "SEEN", "LOST"])
+        table = {}
+        for line in lines[2:]:
+            way, *cells = re.split("  +", line.strip())
+            table[way] = [int(cell) for cell in cells]
+        untraced, = table.pop("not traced")
+        woken, batches = table["a wake-up each"], table["in batches"]
+        # The buffer holds all of them.
+        self.assertEqual(woken[1:], [self.CALLS, 0])
+        self.assertEqual(batches[1:], [self.CALLS, 0])
+        self.assertLess(0, untraced)
+        self.assertLess(untraced, batches[0])
+        self.assertLess(batches[0], woken[0])
+        _, seen, lost = table.pop("in batches, buffer too small")
+        self.assertEqual(seen + lost, self.CALLS)
+        # A full buffer at least: 64 kB, of 16 bytes with the record's header.
+        self.assertGreaterEqual(seen, 4095)
+        self.assertGreater(lost, 0)
+        self.assertEqual(len(table), 2)
+
+    def test_no_ring_buffer(self):
+        done = subprocess.run(
+            WITHOUT_RING_BUFFER + [PYTHON, tool_path(self.name)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True)
+        self.check_one_line(done, "Linux 5.8")
+
+    def test_no_tracefs(self):
+        self.check_one_line(self.run_in(NO_TRACEFS), "mount -t tracefs")
 
 
 if __name__ == "__main__":
