@@ -10,7 +10,10 @@ import unittest
 
 from conduct import (COUNT, WITHOUT_RING_BUFFER, WITHOUT_TRACEPOINTS,
                      Surroundings)
+from frames import MADE
 from toolrun import PYTHON, Tool, run, tool_path
+from veth import Network, attach_foreign
+from xdpconduct import XdpSubject
 
 NO_TRACEFS = ("for tracefs in /sys/kernel/tracing /sys/kernel/debug; do "
               '[ ! -d $tracefs ] || mount -t tmpfs none $tracefs; done; '
@@ -130,6 +133,70 @@ class TestRingbufBatch(Surroundings, unittest.TestCase):
 
     def test_no_tracefs(self):
         self.check_one_line(self.run_in(NO_TRACEFS), "mount -t tracefs")
+
+
+class TestXdpLinkCount(Surroundings, XdpSubject, unittest.TestCase):
+
+    name = "examples/networking/xdp/xdp_link_count.py"
+    always = ["lo"]
+
+    def run_on(self, network, **popen):
+        return subprocess.run(
+            network.near.prefix + [PYTHON, tool_path(self.name), "near0"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True, **popen)
+
+    def test_counts(self):
+        """All pass, in the driver, and are counted."""
+        network = Network(self.addCleanup)
+        frames = [MADE[name][0] for name in ("UDP, v4", "TCP, v4", "ping, v4")]
+        attach_foreign(self, network.far)
+        tool, program = self.start(network)
+        self.assertIn("near0", tool.header)
+        self.assertEqual(list(network.near.xdp().values()), [1])
+        self.assertEqual(tool.next_row().split(),
+                         ["TIME", "PACKETS/s", "TOTAL"])
+        with network.far.wire() as far, network.near.wire() as near:
+            far.send(*COUNT * frames)
+            self.assertEqual(near.seen(), COUNT * frames)
+        rates, total = [], 0
+        while total < 3 * COUNT:
+            _, rate, total = map(lambda cell: int(cell.replace(":", "")),
+                                 tool.next_row(10).split())
+            rates.append(rate)
+        self.assertEqual(total, 3 * COUNT)
+        self.assertLess(0, sum(rates))      # over at least a second each
+        self.assertLessEqual(sum(rates), 3 * COUNT)
+        self.assertEqual(tool.stop(), -signal.SIGINT)
+        self.assertEqual(tool.stderr, "")
+        self.wait_until_clean(network, program)
+
+    def test_sigkill(self):
+        self.check_sigkill()
+
+    def test_another_program(self):
+        network = Network(self.addCleanup)
+        attach_foreign(self, network.near)
+        before = network.near.xdp()
+        self.check_one_line(self.run_on(network), "near0 ", "busy")
+        self.assertEqual(network.near.xdp(), before)
+
+    def test_no_links(self):
+        network = Network(self.addCleanup)
+        self.check_one_line(self.run_on(network, env=self.old_kernel("5.8")),
+                            "near0 ", "Linux 5.9")
+        self.assertEqual(network.near.xdp(), {})
+
+    def test_usage(self):
+        for args in [], ["lo", "lo"]:
+            self.check_refusal(run(self.name, *args), 2, "usage: ",
+                               "INTERFACE")
+
+    def test_no_such_interface(self):
+        for name in "nosuch0", "", "a" * 99, "%s":
+            with self.subTest(name=name):
+                self.check_one_line(run(self.name, name), "no network "
+                                    "interface")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+#!/usr/bin/python3
+#
+# xdp_link_count.py  Count packets in XDP, with a program that is attached by a
+#                    bpf_link: when this process ends, it is gone.
+#                    For Linux, uses BCC, XDP, eBPF. Embedded C.
+#
+# USAGE: xdp_link_count.py INTERFACE      as root; needs Linux 5.9
+#
+# BPF.attach_xdp() asks by netlink, and the program then belongs to the
+# interface: after a SIGKILL, or a crash, it stays there, at work. A link is a
+# file descriptor. The kernel closes it with the process, however that ends,
+# and detaches the program when its link has no descriptor left. BCC has no
+# function for that, but bpf(2) can be called with ctypes.
+#
+# Try: kill -9 this, then: ip link show dev INTERFACE
+#
+# Copyright (c) 2026 The countp authors.
+# Licensed under the Apache License, Version 2.0 (the "License")
+
+import ctypes
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+if len(sys.argv) != 2:
+    print("usage: %s INTERFACE" % sys.argv[0], file=sys.stderr)
+    sys.exit(2)
+try:
+    from bcc import BPF
+except (ImportError, OSError):
+    sys.exit("needs BCC's Python module: install python3-bpfcc (Debian, "
+             "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)")
+if os.geteuid() != 0:
+    sys.exit("needs root, try: sudo %s %s" % tuple(sys.argv))
+interface = sys.argv[1]
+try:
+    index = socket.if_nametoindex(interface)
+except OSError:
+    sys.exit("there is no network interface %s: see ip link" % interface)
+signal.signal(signal.SIGINT, signal.SIG_DFL)    # nothing to undo at the end
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+trial = subprocess.run([sys.executable, "-c", "import bcc; bcc.BPF(text='')"],
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+if b"kernel headers" in trial.stdout:
+    sys.exit("BCC needs kernel headers: install linux-headers-%s (Debian, "
+             "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or set "
+             "BCC_KERNEL_SOURCE" % os.uname().release)
+
+text = """
+#include <uapi/linux/bpf.h>
+
+/* Each CPU has a number of its own: no two write to the same one. */
+BPF_PERCPU_ARRAY(packets, u64, 1);
+
+int count_packets(struct xdp_md *ctx)
+{
+    int zero = 0;
+    u64 *count = packets.lookup(&zero);
+
+    if (count)      /* it is always there, but the verifier wants to know */
+        (*count)++;
+    return XDP_PASS;
+}
+"""
+
+# System calls have numbers of their own on each architecture.
+BPF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361,
+            "s390x": 351}.get(platform.machine())
+# Of enum bpf_cmd and enum bpf_attach_type in linux/bpf.h.
+BPF_LINK_CREATE = 28
+BPF_XDP = 37
+
+
+class LinkCreate(ctypes.Structure):
+    """What BPF_LINK_CREATE reads of union bpf_attr in linux/bpf.h."""
+
+    _fields_ = [("prog_fd", ctypes.c_uint32),
+                ("target_ifindex", ctypes.c_uint32),
+                ("attach_type", ctypes.c_uint32),
+                ("flags", ctypes.c_uint32)]
+
+
+def attach(program):
+    """Returns the link's descriptor. Raises OSError."""
+    # Flags 0: in the driver if that can do it, else in generic mode. Here one
+    # may ask for XDP_FLAGS_DRV_MODE (4) or XDP_FLAGS_SKB_MODE (2) alone.
+    attr = LinkCreate(program, index, BPF_XDP, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    link = libc.syscall(BPF_CALL, BPF_LINK_CREATE, ctypes.byref(attr),
+                        ctypes.sizeof(attr))
+    if link < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return link
+
+
+b = BPF(text=text, cflags=["-w"])   # BCC 0.18 warns of the kernel's headers
+# Loading makes the verifier look at it; the program is not in use yet.
+program = b.load_func("count_packets", BPF.XDP)
+try:
+    link = attach(program.fd)
+except OSError as e:
+    # EBUSY: there is another program. EINVAL: a kernel before 5.9.
+    sys.exit("%s takes no XDP program by a link (Linux 5.9): %s" % (
+        interface, e.strerror))
+
+print("Counting packets that %s receives. Hit Ctrl-C to end." % interface)
+print("%-9s %12s %14s" % ("TIME", "PACKETS/s", "TOTAL"), flush=True)
+counts = b["packets"]
+then, before = time.monotonic(), 0
+while True:
+    time.sleep(1)
+    now, total = time.monotonic(), counts.sum(0).value      # over all CPUs
+    print("%-9s %12.0f %14d" % (time.strftime("%H:%M:%S"), (
+        total - before) / (now - then), total), flush=True)
+    then, before = now, total
