@@ -736,16 +736,25 @@ def load(text):
             die(reason(e, log.read()))
 
 
+def if_too_old(words):
+    """What to look at when the kernel refuses what it does not know."""
+    if not any(os.strerror(number) in words
+               for number in (errno.EINVAL, errno.ENOSYS)):
+        return ""
+    return ("; %s takes Linux 5.3 or later with CONFIG_BPF_SYSCALL, this "
+            "is %s" % (parser.prog, os.uname().release))
+
+
 def reason(error, log):
     """The one line that tells most of why BCC failed."""
     if "kernel headers" in log:
         return ("BCC needs kernel headers: install linux-headers-%s (Debian, "
                 "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
                 "set BCC_KERNEL_SOURCE" % os.uname().release)
-    for line in log.splitlines():
-        if "error:" in line or line.startswith("bpf: "):
-            return "no BPF program: " + line.split("error:")[-1].strip()
-    return "no BPF program: %s" % error
+    words = next((line.split("error:")[-1].strip()
+                  for line in log.splitlines()
+                  if "error:" in line or line.startswith("bpf: ")), str(error))
+    return "no BPF program: " + words + if_too_old(words)
 
 
 def check(interface):
