@@ -818,6 +818,13 @@ def program(probe, points):
     return text + bpf_text + "".join(probe_text[probe] % p for p in points)
 
 
+def log_file():
+    try:
+        return tempfile.TemporaryFile(mode="w+", errors="replace")
+    except OSError:     # a full disk
+        return open(os.devnull, "r+")
+
+
 @contextlib.contextmanager
 def output_into(file):
     """What BCC's C++ parts print is for us, in case that they fail."""
@@ -851,6 +858,15 @@ def attach(probe):
     return bpf
 
 
+def if_too_old(words):
+    """What to look at when the kernel refuses what it does not know."""
+    if not any(os.strerror(number) in words
+               for number in (errno.EINVAL, errno.ENOSYS)):
+        return ""
+    return ("; %s takes Linux 5.10 or later with CONFIG_BPF_SYSCALL, this "
+            "is %s" % (parser.prog, os.uname().release))
+
+
 def reason(error, log):
     """The one line that tells most of why a try failed."""
     if "kernel headers" in log:
@@ -881,7 +897,7 @@ def start():
     """Attach by the first probe type that works."""
     refusals = []
     for probe in wanted_probes():
-        with tempfile.TemporaryFile(mode="w+", errors="replace") as log:
+        with log_file() as log:
             try:
                 with output_into(log):
                     bpf = attach(probe)
@@ -894,7 +910,9 @@ def start():
             probe = "; ".join([probe] + refusals)
             warn("Tracing by %s." % probe)
         return bpf
-    die("can't trace these system calls here:\n  " + "\n  ".join(refusals))
+    refusals = "; ".join(refusals)
+    die("can't trace these system calls here: %s%s" % (
+        refusals, if_too_old(refusals)))
 
 
 class Stop:
