@@ -5,6 +5,7 @@ import contextlib
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ import threading
 import time
 from collections import Counter
 
-from toolrun import (PYTHON, SETTLE_SECONDS, Tool, bpf_programs,
+from toolrun import (PYTHON, SETTLE_SECONDS, Tool, bpf_programs, old_kernel,
                      readable_copy, run, tool_path)
 import signals
 
@@ -607,7 +608,82 @@ class Surroundings(Subject):
             "BCC_KERNEL_SOURCE")
 
 
-class Refusals(Surroundings):
+class Alone(Surroundings):
+    """A tool that is copied to some machine, under either of the names that
+    it goes by, or meets an odd one there."""
+
+    soon = []       # arguments with which it ends by itself in a moment
+
+    def alone(self, name, *command, env=()):
+        """Run a command in a folder that has only the tool, under a name, with
+        nothing in the environment but env, and in a network of its own. Checks
+        that it leaves nothing there."""
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            shutil.copy(tool_path(self.name), os.path.join(folder, name))
+            done = subprocess.run(
+                ["unshare", "--net", "env", "-i", *env, *command],
+                cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, universal_newlines=True)
+            self.assertEqual(os.listdir(folder), [name])
+            return done
+
+    def names(self):
+        """As it is here, and as Debian installs it."""
+        for name in self.name + ".py", self.name + "-bpfcc":
+            with self.subTest(name=name):
+                yield name
+
+    def test_works_alone(self):
+        headers = ["%s=%s" % item for item in os.environ.items()
+                   if item[0] == "BCC_KERNEL_SOURCE"]
+        for name in self.names():
+            for python in [], [PYTHON, "-I"]:
+                done = self.alone(name, *python, "./" + name, *self.always,
+                                  *self.soon, env=headers)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertNotIn("Traceback", done.stderr)
+                self.assertRegex(done.stdout, r"(?m)^(TIME|PID) +\w")
+
+    def test_goes_by_its_name(self):
+        for name in self.names():
+            done = self.alone(name, "./" + name, "-h")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertTrue(done.stdout.startswith("usage: %s [-h]" % name))
+            done = self.alone(name, "./" + name, "--nonesuch", *self.always)
+            self.check_refusal(done, 2, "usage: %s [-h]" % name,
+                               "\n%s: error: " % name)
+            command = ["./" + name] + self.always
+            done = self.alone(name, "setpriv", "--reuid=65534", *command)
+            self.check_one_line(done, "%s: needs root, try: sudo %s\n" % (
+                name, " ".join(command)))
+            done = self.alone(name, PYTHON, "-S", *command)
+            self.check_one_line(done, name + ": needs BCC's Python module")
+
+    def test_nowhere_to_write(self):
+        """No folder for temporary files, as on a full or broken disk."""
+        done = self.run_in(
+            "for folder in /tmp /var/tmp /usr/tmp; do [ ! -d $folder ] || "
+            "{ mount --bind $folder $folder && "
+            "mount -o remount,ro,bind $folder; } || exit; done; "
+            'cd /proc && exec "$@"', *self.soon)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+
+    def test_old_kernel(self):
+        """It has no bpf(2), or does not know what it is asked for."""
+        for old, words in (("none", "Function not implemented"),
+                           ("unknown", "Invalid argument")):
+            with self.subTest(bpf=old):
+                done = run(self.name, *self.always, *self.soon,
+                           env=old_kernel(self, OLD_BPF=old))
+                self.check_one_line(
+                    done, words, "%s.py takes Linux " % self.name,
+                    " or later with CONFIG_BPF_SYSCALL",
+                    ", this is %s\n" % os.uname().release)
+
+
+class Refusals(Alone):
     """Those of tools, which also read arguments."""
 
     bad_arguments = []      # a list of options each
@@ -624,6 +700,8 @@ class Refusals(Surroundings):
 
 class TracingRefusals(Refusals):
     """Those of tools that have a choice of probe types."""
+
+    soon = ["-d", "0.3"]
 
     def test_no_tracefs(self):
         done = self.run_in("mount -t tmpfs none /sys/kernel/tracing; "

@@ -266,6 +266,7 @@ class TestRefusals(Refusals, unittest.TestCase):
 
     name = "countp"
     always = ["lo", "--other", "drop"]
+    soon = ["0.1", "2"]
     bad_arguments = [
         [], ["lo", "x"], ["lo", "0"], ["lo", "-1"], ["lo", "nan"],
         ["lo", "1e99"], ["lo", "1", "0"], ["lo", "1", "x"],

@@ -215,6 +215,7 @@ class TestRefusals(Refusals, unittest.TestCase):
 
     name = "protostats"
     always = ["lo"]
+    soon = ["0.1", "2"]
     bad_arguments = [
         [], ["lo", "x"], ["lo", "0"], ["lo", "-1"], ["lo", "nan"],
         ["lo", "inf"], ["lo", "1", "0"], ["lo", "1", "-1"], ["lo", "1", "x"],

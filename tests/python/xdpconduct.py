@@ -9,7 +9,6 @@ import re
 import signal
 import struct
 import subprocess
-import tempfile
 import termios
 import time
 from collections import defaultdict
@@ -18,8 +17,8 @@ import bcc
 
 from conduct import COUNT, Subject
 from frames import MADE, corpus
-from toolrun import (PYTHON, START_SECONDS, TOP, bpf_programs, cpu_seconds,
-                     run, tool_path)
+from toolrun import (PYTHON, START_SECONDS, bpf_programs, cpu_seconds,
+                     old_kernel, run, tool_path)
 from veth import (MODES, Network, attach_foreign, inside, pass_program,
                   run_program)
 
@@ -60,14 +59,7 @@ class XdpSubject(Subject):
         return program, program.load_func(self.name.encode(), bcc.BPF.XDP).fd
 
     def old_kernel(self, version):
-        """An environment in which the kernel looks older: see old_xdp.c."""
-        handle, library = tempfile.mkstemp(suffix=".so")
-        os.close(handle)
-        self.addCleanup(os.remove, library)
-        subprocess.check_call(
-            ["gcc", "-shared", "-fPIC", "-o", library,
-             os.path.join(TOP, "tests/python/old_xdp.c"), "-ldl"])
-        return dict(os.environ, LD_PRELOAD=library, OLD_XDP=version)
+        return old_kernel(self, OLD_XDP=version)
 
     def start(self, network, *args, **popen):
         """The tool on the near port, and its program's ID as ip(8) has it."""

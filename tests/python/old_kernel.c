@@ -1,8 +1,9 @@
 /*
- * Preloaded into a process, makes the kernel look older to it: bpf(2) has no
- * links, and with OLD_XDP=5.6 in the environment netlink does not know
- * XDP_FLAGS_REPLACE either. XDP_WAIT makes it slow to find out, by so many
- * seconds.
+ * Preloaded into a process, makes the kernel look older to it, by what is in the
+ * environment. OLD_XDP: bpf(2) has no links, and with the value 5.6 netlink does
+ * not know XDP_FLAGS_REPLACE either; XDP_WAIT makes it slow to find out, by so
+ * many seconds. OLD_BPF=none: there is no bpf(2); OLD_BPF=unknown: it does not
+ * know any type of program, as if all were newer.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,6 +21,7 @@
 long syscall(long number, ...)
 {
     long (*real)(long, ...) = dlsym(RTLD_NEXT, "syscall");
+    const char *old_bpf = getenv("OLD_BPF");
     long a[6];
     va_list list;
     int i;
@@ -28,7 +30,16 @@ long syscall(long number, ...)
     for (i = 0; i < 6; i++)
         a[i] = va_arg(list, long);
     va_end(list);
-    if (number == SYS_bpf && (int)a[0] == BPF_LINK_CREATE) {
+    if (number == SYS_bpf && old_bpf && !strcmp(old_bpf, "none")) {
+        errno = ENOSYS;
+        return -1;
+    }
+    if (number == SYS_bpf && (int)a[0] == BPF_PROG_LOAD && old_bpf) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (number == SYS_bpf && (int)a[0] == BPF_LINK_CREATE &&
+        getenv("OLD_XDP")) {
         if (getenv("XDP_WAIT"))
             sleep(atoi(getenv("XDP_WAIT")));
         errno = EINVAL;
