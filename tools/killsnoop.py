@@ -584,6 +584,9 @@ def reason(error, log):
         die("BCC needs kernel headers: install linux-headers-%s (Debian, "
             "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or set "
             "BCC_KERNEL_SOURCE" % os.uname().release)
+    if "struct tracepoint__" in log:    # BCC 0.18 looks below debugfs alone
+        return ("BCC does not find tracefs, try: mount -t debugfs debugfs "
+                "/sys/kernel/debug")
     for line in log.splitlines():
         if "error:" in line or line.startswith("bpf: "):
             return line.split("error:")[-1].strip()

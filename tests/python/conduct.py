@@ -709,6 +709,13 @@ class TracingRefusals(Refusals):
                            'exec "$@"', "--probe", "tracepoint")
         self.check_one_line(done, "mount -t tracefs")
 
+    def test_no_debugfs(self):
+        """Without it BCC 0.18 does not find tracefs, and later ones do."""
+        done = self.run_in("mount -t tmpfs none /sys/kernel/debug; "
+                           'exec "$@"', "--probe", "tracepoint", *self.soon)
+        if done.returncode:
+            self.check_one_line(done, "mount -t debugfs")
+
     def test_no_bpf_at_all(self):
         """Root without the capabilities: every probe type says why."""
         done = subprocess.run(
