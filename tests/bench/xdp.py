@@ -1,37 +1,76 @@
 """What counting in XDP costs: countp and protostats beside nothing at all and
-beside xdp-tools, in one run. Called by tests/bench/run.
+beside xdp-tools and tcpdump, on a veth pair made for that.
 
-Nanoseconds per packet are BPF_PROG_TEST_RUN's, the lowest of all rounds.
-Packets per second are those that are dropped of what goes over a veth pair,
-the most of all rounds. The kernel itself sends them (BPF_PROG_TEST_RUN with
-live frames, which is how xdp-trafficgen does it too, Linux 5.18), and the veth
-driver counts them, not the programs.
+Nanoseconds per packet are BPF_PROG_TEST_RUN's, the lowest of a round. Packets
+per second are those that arrive at the interface, by its own counter; the
+kernel itself sends them (BPF_PROG_TEST_RUN with live frames, which is how
+xdp-trafficgen does it too, Linux 5.18).
 """
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import signal
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 
+from bcc import BPF
+
 from frames import MADE
+from report import Workload
 from toolrun import PYTHON, bpf, cpu_seconds, tool_path
+from tracers import Failed, own_words, resident
 from veth import Network, inside, link_program, load_xdp
 
-FRAMES = ["TCP, v4", "UDP, v4", "ping, v4", "TCP, v6",
-          "UDP, vlan, v6, extension headers"]
-REPEAT = 200000
-SECONDS = 1             # of packets for each measurement
-DROP, PASS = 1, 2       # enum xdp_action
+FRAMES = {"TCP": "TCP, v4", "UDP": "UDP, v4", "ping": "ping, v4",
+          "UDP, VLAN, IPv6, extensions": "UDP, vlan, v6, extension headers"}
+REPEAT = 200000         # packets of a frame for each time taken
+TIMES = 10              # of which a round takes the least
+SECONDS = 2             # of packets per second
 
 
-def returns(verdict):
-    """A program that does nothing else."""
-    return load_xdp("bench", (0xb7, 0, 0, verdict), (0x95, 0, 0, 0))
+# The floor of what counts: packets and bytes, whatever they are.
+COUNTING = """
+struct count {
+    u64 packets;
+    u64 bytes;
+};
+
+BPF_PERCPU_ARRAY(counts, struct count, 1);
+
+int counting(struct xdp_md *ctx)
+{
+    int zero = 0;
+    struct count *count = counts.lookup(&zero);
+
+    if (count) {
+        count->packets++;
+        count->bytes += ctx->data_end - ctx->data;
+    }
+    return XDP_PASS;
+}
+"""
+
+
+def drops():
+    """A program that does nothing else: r0 = XDP_DROP; exit."""
+    return load_xdp("bench", (0xb7, 0, 0, 1), (0x95, 0, 0, 0))
+
+
+def passes():
+    """The same with XDP_PASS."""
+    return load_xdp("bench", (0xb7, 0, 0, 2), (0x95, 0, 0, 0))
+
+
+def counting():
+    """A program that counts all packets as one."""
+    return os.dup(BPF(text="#include <uapi/linux/bpf.h>\n" + COUNTING)
+                  .load_func("counting", BPF.XDP).fd)
 
 
 def redirects(index):
@@ -65,184 +104,240 @@ def descriptor(number):
     return bpf(13, attr)
 
 
-def flood(port, frame, stop):
-    """Send frames out of a port until told to stop. BPF_F_TEST_XDP_LIVE_FRAMES
+@contextlib.contextmanager
+def flood(port, frame):
+    """Send frames out of a port during the block. BPF_F_TEST_XDP_LIVE_FRAMES
     is 2."""
-    with inside(port.namespace):
-        program = redirects(port.index)
-        while not stop.is_set():
-            run_program(program, frame, 65536, flags=2, batch=64)
-        os.close(program)
+    stop = threading.Event()
+
+    def send():
+        with inside(port.namespace):
+            program = redirects(port.index)
+            while not stop.is_set():
+                with contextlib.suppress(InterruptedError):
+                    run_program(program, frame, 65536, flags=2, batch=64)
+            os.close(program)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        sender.join()
 
 
-def driver_count(port):
-    """Packets that the veth driver gave to its XDP program."""
-    shown = subprocess.check_output(
-        port.prefix + ["ethtool", "-S", port.name], universal_newlines=True)
-    return sum(map(int, re.findall(r"rx_queue_\d+_xdp_packets: (\d+)",
-                                   shown)))
+def received(port):
+    """Packets that the interface counts."""
+    shown = json.loads(port.ip("-j", "-s", "link", "show", "dev", port.name))
+    return [link for link in shown if link][0]["stats64"]["rx"]["packets"]
 
 
-class Command:
-    """A tool or peer on a port, until the end of the block; its program's
-    descriptor is what the block gets. Raises OSError with its own words."""
+class Subject:
+    """A command on an interface, whose name stands for IFACE in it.
 
-    def __init__(self, start, stop=None):
-        self.start, self.stop = start, stop
+    stop    the command that ends it, if it ends at once; else it gets SIGINT
+    seen    a pattern for the number of packets in what it prints; lost: for
+            those that it missed
+    sign    what it says once it is ready, if it is no XDP program
+    """
+
+    def __init__(self, name, start, stop=None, seen=None, lost=None,
+                 sign=None):
+        self.name, self.start, self.stop = name, start, stop
+        self.seen, self.lost, self.sign = seen, lost, sign
 
     @contextlib.contextmanager
     def on(self, port):
+        """Attached during the block, which gets a dict for its measures; some
+        are there after the block only. Raises Failed."""
         enter = ["nsenter", "--net=/run/netns/" + port.namespace]
-        process = subprocess.Popen(
-            enter + [a.replace("IFACE", port.name) for a in self.start],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, universal_newlines=True)
-        try:
-            yield self.wait(process, port)
-        finally:
-            if self.stop:
-                subprocess.call(enter + [a.replace("IFACE", port.name)
-                                         for a in self.stop])
-            else:
-                process.send_signal(signal.SIGINT)
-            process.wait()
+        values, begin = {}, time.monotonic()
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(
+                enter + [a.replace("IFACE", port.name) for a in self.start],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            try:
+                self.wait(process, port, log)
+                values["start"] = time.monotonic() - begin
+                if not self.stop:
+                    cpu = cpu_seconds(process.pid)
+                yield values
+                if not self.stop:
+                    values["cpu"] = cpu_seconds(process.pid) - cpu
+                    values["rss"], values["anonymous"] = resident(process.pid)
+            finally:
+                if self.stop and port.xdp():
+                    subprocess.call(enter + [a.replace("IFACE", port.name)
+                                             for a in self.stop])
+                elif not self.stop:
+                    process.send_signal(signal.SIGINT)
+                process.wait()
+            for name, pattern in ("seen", self.seen), ("lost", self.lost):
+                if pattern:
+                    values[name] = int(re.findall(pattern, read(log),
+                                                  re.M)[-1])
 
-    def wait(self, process, port):
+    def wait(self, process, port, log):
         end = time.monotonic() + 20
-        while time.monotonic() < end and not port.xdp():
-            if process.poll() and not port.xdp():
-                lines = process.stderr.read().split("\n")
-                raise OSError(next((line.strip() for line in reversed(lines)
-                                    if line.strip()), "it ended"))
-            time.sleep(0.05)
-        return descriptor(list(port.xdp())[0])
+        while not (self.sign in read(log) if self.sign else port.xdp()):
+            if time.monotonic() > end or process.poll():
+                raise Failed(own_words(read(log)))
+            time.sleep(0.01)
 
 
-class Bare(Command):
-    """A program of this file."""
+def read(file):
+    """What other processes have written into an open file, as text."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size,
+                    0).decode(errors="replace")
 
-    def __init__(self, verdict):
-        self.verdict = verdict
+
+class Bare(Subject):
+    """A program of this file, which load() returns."""
+
+    def __init__(self, name, load):
+        self.name, self.load = name, load
 
     @contextlib.contextmanager
     def on(self, port):
-        program = returns(self.verdict)
+        program = self.load()
         link = link_program(program, port, "native")
         try:
-            yield program
+            yield {}
         finally:
             os.close(link)
             os.close(program)
 
 
-def tool(name, *options):
-    return Command([PYTHON, tool_path(name), *options, "IFACE"])
+class Nothing(Subject):
+    """No program at all. The veth driver takes redirected frames only if
+    there is one, or GRO (which it always has while tcpdump is measured)."""
+
+    def __init__(self, name):
+        self.name = name
+
+    @contextlib.contextmanager
+    def on(self, port):
+        yield {}
+
+
+def ours(tool, *options):
+    return Subject(" ".join([tool, *options]),
+                   [PYTHON, tool_path(tool), *options, "IFACE"],
+                   seen=r"^all +(\d+)")
 
 
 def xdp_filter(policy):
-    return Command(["xdp-filter", "load", "-p", policy, "IFACE"],
+    return Subject("xdp-filter, %s all" % policy,
+                   ["xdp-filter", "load", "-p", policy, "IFACE"],
                    ["xdp-filter", "unload", "IFACE"])
 
 
-def measure_cost(network, rounds):
-    """Prints ns per packet by program and frame."""
-    commands = {
-        "return XDP_PASS": Bare(PASS), "countp": tool("countp"),
-        "countp -k 53,67-68": tool("countp", "-k", "53,67-68"),
-        "protostats": tool("protostats"),
-        "xdp-filter, allows all": xdp_filter("allow"),
-        "xdp-filter, denies all": xdp_filter("deny")}
-    best, errors = {}, {}
-    with contextlib.ExitStack() as stack:
-        for name, command in commands.items():
+def subjects_of_costs(tool):
+    more = [ours(tool, "-k", "53,67-68")] if tool == "countp" else []
+    return [Bare("return XDP_PASS", passes),
+            Bare("count, do not look", counting), ours(tool), *more,
+            xdp_filter("allow"), xdp_filter("deny")]
+
+
+def subjects_of_drops():
+    return [Bare("return XDP_DROP", drops), ours("countp"), xdp_filter("deny"),
+            Subject("xdp-bench drop", ["xdp-bench", "drop", "IFACE"])]
+
+
+def subjects_of_passes():
+    return [Nothing("no program"), Bare("return XDP_PASS", passes),
+            ours("protostats"), xdp_filter("allow"),
+            Subject("xdp-bench pass", ["xdp-bench", "pass", "IFACE"]),
+            Subject("tcpdump, counting", [
+                "tcpdump", "-i", "IFACE", "-w", "/dev/null"],
+                seen=r"^(\d+) packets? captured",
+                lost=r"^(\d+) packets? dropped by kernel",
+                sign="listening on")]
+
+
+def measure_costs(workload, subjects, network, rounds):
+    """ns per packet by frame. All programs stay loaded, to be run in turn."""
+    programs = {}
+    for subject in subjects:
+        try:
+            with subject.on(network.near):
+                number, = network.near.xdp()
+                programs[subject.name] = descriptor(number)
+        except Failed as e:
+            workload.errors[subject.name] = str(e)
+    for _ in range(rounds):
+        least = {}
+        for _ in range(TIMES):
+            for name, program in programs.items():
+                for kind, frame in FRAMES.items():
+                    ns = run_program(program, MADE[frame][0], REPEAT)
+                    least[name, kind] = min(ns, least.get((name, kind), ns))
+        for name in programs:
+            workload.add(name, {kind: least[name, kind] for kind in FRAMES})
+    for program in programs.values():
+        os.close(program)
+
+
+def measure_rates(workload, subjects, network, rounds):
+    """Packets per second, UDP."""
+    for _ in range(rounds):
+        for subject in subjects:
+            if subject.name in workload.errors:
+                continue
             try:
-                with command.on(network.near) as program:
-                    best[name] = (os.dup(program),
-                                  [float("inf")] * len(FRAMES))
-            except OSError as e:
-                errors[name] = e
-        for _ in range(20 * rounds):
-            for program, times in best.values():
-                for i, frame in enumerate(FRAMES):
-                    times[i] = min(times[i], run_program(
-                        program, MADE[frame][0], REPEAT))
-    print("%-26s %7s %7s %7s %7s %9s" % (
-        "NS PER PACKET", "TCP", "UDP", "PING", "TCP v6", "UDP v6 *"))
-    for name in commands:
-        if name in errors:
-            print("%-26s %s" % (name, errors[name]))
-        else:
-            print("%-26s %7d %7d %7d %7d %9d" % (name, *best[name][1]))
-    print("* behind a VLAN tag and two extension headers\n")
+                workload.add(subject.name, rate(subject, network))
+            except Failed as e:
+                workload.errors[subject.name] = str(e)
 
 
-def measure_drops(network, rounds):
-    """Prints the most UDP packets per second that a program dropped."""
-    commands = {
-        "return XDP_DROP": Bare(DROP), "countp": tool("countp"),
-        "xdp-filter, denies all": xdp_filter("deny"),
-        "xdp-bench drop": Command(["xdp-bench", "drop", "IFACE"])}
-    rates, errors = {}, {}
-    for _ in range(3 * rounds):
-        for name, command in commands.items():
-            try:
-                with command.on(network.near):
-                    rates[name] = max(rates.get(name, 0), drop_rate(
-                        network, MADE["UDP, v4"][0]))
-            except OSError as e:
-                errors[name] = e
-    print("%-26s %14s %14s" % ("DROPPED PER SECOND", "PACKETS", "/BEST"))
-    for name in commands:
-        if name in rates:
-            print("%-26s %14d %14.2f" % (
-                name, rates[name], rates[name] / max(rates.values())))
-        else:
-            print("%-26s %s" % (name, errors[name]))
-    print()
+def rate(subject, network):
+    with subject.on(network.near) as values:
+        first = received(network.near)
+        with flood(network.far, MADE["UDP, v4"][0]):
+            time.sleep(0.3)
+            begin, before = time.monotonic(), received(network.near)
+            time.sleep(SECONDS)
+            values["packets"] = (received(network.near) - before) / (
+                time.monotonic() - begin)
+        time.sleep(0.2)
+        values["asked"] = received(network.near) - first
+    return values
 
 
-def drop_rate(network, frame):
-    stop = threading.Event()
-    sender = threading.Thread(target=flood, args=(network.far, frame, stop))
-    sender.start()
-    time.sleep(0.3)
-    begin, before = time.monotonic(), driver_count(network.near)
-    time.sleep(SECONDS)
-    after, end = driver_count(network.near), time.monotonic()
-    stop.set()
-    sender.join()
-    return (after - before) / (end - begin)
+def measure_idle(workload, tool, network):
+    """What it costs while nothing arrives, for 20 s."""
+    with ours(tool).on(network.near) as values:
+        time.sleep(20)
+    workload.add(tool, values)
 
 
-def measure_idle(network):
-    """Prints a tool's CPU seconds in 20 s in which it prints 20 rows."""
-    for name in "countp", "protostats":
-        process = network.near.popen(
-            PYTHON, tool_path(name), network.near.name, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL)
-        for _ in range(2):
-            process.stdout.readline()
-        before = cpu_seconds(process.pid)
-        for _ in range(20):
-            process.stdout.readline()
-        print("%-26s %.2f s of CPU in 20 s, %d MB resident" % (
-            name, cpu_seconds(process.pid) - before,
-            resident(process.pid) >> 20))
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-
-
-def resident(pid):
-    with open("/proc/%d/statm" % pid) as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def main(rounds):
+def measure_all(tool, rounds, tell):
+    """Returns the Workloads."""
     if not os.path.ismount("/sys/fs/bpf"):      # xdp-filter pins its maps
         subprocess.check_call(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"])
+    kinds = list(FRAMES)
+    costs = Workload("ns per packet", kinds[0], kinds[1:], "return XDP_PASS",
+                     tool)
+    measures = ["asked", "seen", "lost", "cpu", "rss", "anonymous", "start"]
+    if tool == "countp":
+        rates = Workload("UDP that is dropped", "packets", measures,
+                         "return XDP_DROP", tool)
+        subjects = subjects_of_drops()
+    else:
+        rates = Workload("UDP that passes, to a host that has no use for it",
+                         "packets", measures, "no program", tool)
+        subjects = subjects_of_passes()
+    idle = Workload("20 s without packets", "cpu",
+                    ["rss", "anonymous", "start"], "", tool)
     with contextlib.ExitStack() as cleanup:
         network = Network(cleanup.callback)
-        cleanup.enter_context(Bare(PASS).on(network.far))
-        measure_cost(network, rounds)
-        measure_drops(network, rounds)
-        measure_idle(network)
+        cleanup.enter_context(Bare("", passes).on(network.far))
+        network.near.popen("ethtool", "-K", network.near.name, "gro",
+                           "on").wait()
+        tell("ns per packet")
+        measure_costs(costs, subjects_of_costs(tool), network, rounds)
+        tell("packets per second")
+        measure_rates(rates, subjects, network, rounds)
+        tell("no packets")
+        measure_idle(idle, tool, network)
+    return [costs, rates, idle]
