@@ -95,6 +95,7 @@ class Subject:
 
     name    of the tool
     timed   its options for a column TIME
+    few_places  its options to keep threads in a table of 4096 places
     storm   its options to show nothing but what burst() and act() do
     never   its options to show nothing at all
 
@@ -107,7 +108,7 @@ class Subject:
                             before it if there is one; returns its Popen
     """
 
-    name, timed, storm, never = None, [], [], []
+    name, timed, storm, never, few_places = None, [], [], [], []
 
     def trace(self, *args, **popen):
         """The tool on this process' events."""
@@ -415,6 +416,32 @@ class Conduct(Subject):
         times = {time.strftime("%H:%M:%S", time.localtime(begin + second))
                  for second in (0, 1)}
         self.assertLessEqual({row["TIME"] for row in rows}, times)
+
+    def test_threads_whose_numbers_collide(self):
+        """They ask for the same place in a table of 4096."""
+        last_pid = "/proc/sys/kernel/ns_last_pid"
+        if not os.path.exists(last_pid):
+            self.skipTest("this kernel lets nobody choose a PID")
+        own = os.getpid()
+        with open("/proc/sys/kernel/pid_max") as f:
+            wanted = own + 4096 if own + 5000 < int(f.read()) else own - 4096
+        with Tool(self.name, *self.storm, *self.few_places) as tool:
+            self.act()
+            for _ in range(100):
+                with open(last_pid, "w") as f:
+                    f.write(str(wanted - 1))
+                child = self.burst(COUNT)
+                child.wait()
+                if child.pid == wanted:
+                    break
+            else:
+                self.skipTest("no process got PID %d" % wanted)
+            self.act()
+        pids = Counter(row.split()[tool.header.split().index("PID")]
+                       for row in tool.rows if row[0] != " ")
+        self.assertEqual(pids[str(wanted)], COUNT)
+        self.assertEqual(pids[str(own)], 2)
+        self.assertEqual(tool.stderr, "")
 
     def test_full_speed(self):
         for wrapper in ((), WITHOUT_RING_BUFFER):

@@ -473,31 +473,6 @@ class TestOptions(Case):
         self.assertEqual([row["MAPPING"] for row in tool.table()],
                          [os.path.realpath(PYTHON), "-", "anon"])
 
-    def test_threads_whose_numbers_collide(self):
-        """With -U, threads 4096 apart ask for the same place."""
-        last_pid = "/proc/sys/kernel/ns_last_pid"
-        if not os.path.exists(last_pid):
-            self.skipTest("this kernel lets nobody choose a PID")
-        own = os.getpid()
-        with open("/proc/sys/kernel/pid_max") as f:
-            wanted = own + 4096 if own + 5000 < int(f.read()) else own - 4096
-        with Tool("madvsnoop", "-U", *self.storm) as tool:
-            self.act()
-            for _ in range(100):
-                with open(last_pid, "w") as f:
-                    f.write(str(wanted - 1))
-                child = self.burst(COUNT)
-                child.wait()
-                if child.pid == wanted:
-                    break
-            else:
-                self.skipTest("no process got PID %d" % wanted)
-            self.act()
-        pids = Counter(row.split()[0] for row in tool.rows)
-        self.assertEqual(pids[str(wanted)], COUNT)
-        self.assertEqual(pids[str(own)], 2)
-        self.assertEqual(tool.stderr, "")
-
     def test_stack_lines(self):
         with self.trace("-U", "-a", "DONTNEED") as tool:
             self.dontneed(3)
