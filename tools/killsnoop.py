@@ -687,11 +687,14 @@ def skipped_runs(bpf):
 
 
 class Events:
-    """Takes events from BPF in batches, and hands them out in time order."""
+    """Takes events from BPF in batches, and hands them out in time order, each
+    as (ts, the bytes that follow it)."""
 
-    # struct event, with the padding at its end
-    record = struct.Struct("QIiihBB16s%s%s0Q" % (
+    # What follows ts in struct event, with the padding at its end. Much of it
+    # comes again and again: who takes it does not unpack it each time.
+    fields = struct.Struct("IiihBB16s%s%s0Q" % (
         "I" if args.print_uid else "0s", "16s" if args.tcomm else "0s"))
+    record = struct.Struct("Q%ds" % fields.size)
 
     def __init__(self, bpf):
         self.bpf, self.waiting, self.behind, self.newest = bpf, [], False, 0
@@ -870,9 +873,10 @@ class Printer:
             return line.getvalue()
         return self.format % values[:-1] + " %s\n" % values[-1]
 
-    def event_row(self, event):
+    def event_row(self, ts, data):
         """All after TIME; nothing for an event that turns out unwanted."""
-        ts, pid, target, sig, ret, syscall, is_fd, comm, uid, tcomm = event
+        (pid, target, sig, ret, syscall, is_fd, comm, uid,
+         tcomm) = Events.fields.unpack(data)
         if is_fd:
             # Later than this the number may well be another descriptor's.
             age = time.monotonic() - ts / 1e9
@@ -895,17 +899,16 @@ class Printer:
         wall_clock = time.time() - time.monotonic()
         begin = end = 0     # ns of the second that is shown
         rows, known = [], {}
-        for event in events:
-            if not begin <= event[0] < end:
-                second = int(event[0] / 1e9 + wall_clock)
+        for ts, data in events:
+            if not begin <= ts < end:
+                second = int(ts / 1e9 + wall_clock)
                 begin = (second - wall_clock) * 1e9
                 end = begin + 1e9
                 clock = self.time_format % time.strftime(
                     "%H:%M:%S", time.localtime(second))
-            key = event[1:]
-            row = known.get(key)
+            row = known.get(data)
             if row is None:
-                row = known[key] = self.event_row(event)
+                row = known[data] = self.event_row(ts, data)
             if row:
                 rows.append(clock + row)
         self.output.write("".join(rows))
