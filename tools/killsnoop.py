@@ -927,7 +927,8 @@ def trace(bpf):
     stop = Stop()
     events = Events(bpf)
     printer = Printer(Output(stop))
-    told, tell_at = 0, 0
+    # Not what was missed before: BCC attaches to entries before returns.
+    told, tell_at = events.lost(), 0
     last = False
     while not last:
         if not events.behind:

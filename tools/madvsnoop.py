@@ -986,10 +986,11 @@ def skipped_runs(bpf):
 
 
 class Loss:
-    """Tells on standard error how many calls were lost, when more were."""
+    """Tells on standard error how many calls were lost, when more were than
+    before it traced: BCC attaches to entries before it does to returns."""
 
-    def __init__(self):
-        self.told = 0
+    def __init__(self, told):
+        self.told = told
 
     def tell(self, lost):
         if lost > self.told:
@@ -1372,7 +1373,7 @@ def trace(bpf):
     stop = Stop()
     events = Events(bpf)
     printer = Printer(bpf, Output(stop))
-    loss, tell_at = Loss(), 0
+    loss, tell_at = Loss(events.lost()), 0
     last = False
     while not last:
         if not events.behind:
@@ -1391,7 +1392,7 @@ def summarize(bpf):
     """Print a summary each interval, and at the end."""
     stop = Stop()
     summary = Summary(bpf, Output(stop))
-    loss = Loss()
+    loss = Loss(bpf["lost"][0].value)
     due = time.monotonic()
     left = args.count or math.inf
     last = False
