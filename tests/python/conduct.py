@@ -418,11 +418,11 @@ class Conduct(Subject):
         self.assertLessEqual({row["TIME"] for row in rows}, times)
 
     def test_threads_whose_numbers_collide(self):
-        """They ask for the same place in a table of 4096."""
+        """They ask for the same place in a table of 4096, at the same time."""
         last_pid = "/proc/sys/kernel/ns_last_pid"
         if not os.path.exists(last_pid):
             self.skipTest("this kernel lets nobody choose a PID")
-        own = os.getpid()
+        own, acts = os.getpid(), 1
         with open("/proc/sys/kernel/pid_max") as f:
             wanted = own + 4096 if own + 5000 < int(f.read()) else own - 4096
         with Tool(self.name, *self.storm, *self.few_places) as tool:
@@ -430,17 +430,37 @@ class Conduct(Subject):
             for _ in range(100):
                 with open(last_pid, "w") as f:
                     f.write(str(wanted - 1))
-                child = self.burst(COUNT)
-                child.wait()
+                child = self.burst(20011)
+                while child.poll() is None:
+                    self.act(acts)
+                    acts += 1
                 if child.pid == wanted:
                     break
             else:
                 self.skipTest("no process got PID %d" % wanted)
-            self.act()
-        pids = Counter(row.split()[tool.header.split().index("PID")]
-                       for row in tool.rows if row[0] != " ")
-        self.assertEqual(pids[str(wanted)], COUNT)
-        self.assertEqual(pids[str(own)], 2)
+        rows = [tool.cells(row) for row in tool.rows if row[0] != " "]
+        for pid, count in (wanted, 20011), (own, acts):
+            self.assertEqual([self.number(row) for row in mine(rows, pid)],
+                             list(range(count)))
+        self.assertEqual(tool.stderr, "")
+
+    def test_no_loss_is_told_from_before_it_traced(self):
+        """Calls go on while it attaches, to one program after another."""
+        stop = threading.Event()
+
+        def act():
+            while not stop.wait(0.0005):
+                self.act()
+        actor = threading.Thread(target=act)
+        actor.start()
+        try:
+            with self.trace(*self.storm) as tool:
+                time.sleep(1.5)     # it looks for losses once a second
+                stop.set()
+                actor.join()
+        finally:
+            stop.set()
+        self.assertGreater(len(tool.rows), 100)
         self.assertEqual(tool.stderr, "")
 
     def test_full_speed(self):
