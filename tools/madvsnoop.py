@@ -1392,7 +1392,7 @@ def summarize(bpf):
     """Print a summary each interval, and at the end."""
     stop = Stop()
     summary = Summary(bpf, Output(stop))
-    loss = Loss(bpf["lost"][0].value)
+    loss = Loss(bpf["lost"][0].value + skipped_runs(bpf))
     due = time.monotonic()
     left = args.count or math.inf
     last = False
