@@ -149,7 +149,7 @@ class Probes(Subject):
     def setUp(self):
         if self.refusal:
             self.skipTest("the kernel refuses also the least %s program; %s" %
-                          (self.probe, self.refusal.split("\n")[-1].strip()))
+                          (self.probe, self.refusal))
         super().setUp()
 
     @contextlib.contextmanager
