@@ -789,6 +789,7 @@ def is_own(pid, target, syscall):
     return target == int(own)
 
 
+@functools.lru_cache(maxsize=4096)
 def printable(comm):
     """A command name, whose bytes can be any, as text."""
     text = comm.split(b"\0", 1)[0].decode("utf-8", "replace")
@@ -867,7 +868,8 @@ class Printer:
                    ("RESULT", 0, True)]
         shown = [i for i, column in enumerate(columns) if column[2]]
         self.pick = operator.itemgetter(*shown)
-        self.format = " ".join("%%-%ds" % columns[i][1] for i in shown[:-1])
+        self.format = "".join("%%-%ds " % columns[i][1] for i in shown[:-1])
+        self.format += "%s\n"
         self.time_format = "%s," if args.csv else "%-9s "
         titles = self.row([column[0] for column in columns])
         output.write(self.time_format % "TIME" + titles)
@@ -879,7 +881,7 @@ class Printer:
             line = io.StringIO()
             csv.writer(line, lineterminator="\n").writerow(values)
             return line.getvalue()
-        return self.format % values[:-1] + " %s\n" % values[-1]
+        return self.format % values
 
     def event_row(self, ts, data):
         """All after TIME; nothing for an event that turns out unwanted."""
