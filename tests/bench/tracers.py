@@ -115,13 +115,17 @@ class Running:
             time.sleep(SILENCE)
 
     def stop(self):
+        """End it by SIGINT."""
         if self.process.poll() is not None:
             raise Failed(own_words(self.text().decode(errors="replace")))
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(START_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise Failed("it does not end by SIGINT")
+        for _ in range(6):      # a BCC tool that is busy may overlook it
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(5)
+                return
+            except subprocess.TimeoutExpired:
+                pass
+        raise Failed("it does not end by SIGINT")
 
     def seen(self, pids, offset):
         """The calls of these processes that it showed from there on; all, if
