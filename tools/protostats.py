@@ -730,10 +730,19 @@ def load(text):
             with output_into(log):
                 bpf = BPF(text=text)
                 bpf["counts"][0]    # can it be read?
-                return bpf, bpf.load_func("protostats", BPF.XDP).fd
+                program = bpf.load_func("protostats", BPF.XDP).fd
         except Exception as e:
             log.seek(0)
             die(reason(e, log.read()))
+    give_back_memory()
+    return bpf, program
+
+
+def give_back_memory():
+    """What the compiler took and freed: glibc would keep it, some 30 Mbytes,
+    for a next time."""
+    with contextlib.suppress(AttributeError):   # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def if_too_old(words):
