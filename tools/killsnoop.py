@@ -237,6 +237,7 @@ BPF_ARRAY(threads, struct call, THREADS);
 BPF_TABLE("lru_hash", u32, struct call, other_threads, 10240);
 BPF_ARRAY(unused, struct call, 1);      /* what an entry there begins as */
 BPF_ARRAY(lost, u64, 1);
+BPF_ARRAY(since, u64, 1);       /* when all was attached */
 #ifdef RING_PAGES
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #else
@@ -250,6 +251,16 @@ static __always_inline void count_lost(void)
 
     if (n)
         __sync_fetch_and_add(n, 1);
+}
+
+/* Of a call that was under way then, the return may have gone by before. */
+static __always_inline void count_missed_return(u64 entered)
+{
+    int zero = 0;
+    u64 *begin = since.lookup(&zero);
+
+    if (begin && *begin && entered > *begin)
+        count_lost();
 }
 
 static __always_inline struct call *find_thread(u32 tid)
@@ -306,7 +317,7 @@ static __always_inline int enter(u8 syscall, s32 target, s32 sig)
     struct event *event;
 
     if (call && call->active) {
-        count_lost();  /* a return that was missed */
+        count_missed_return(call->event.ts);
         call->active = 0;
     }
 
@@ -671,6 +682,8 @@ def start():
                 log.seek(0)
                 refusals.append("no %s: %s" % (probe, reason(e, log.read())))
                 continue
+        bpf["since"][ctypes.c_int(0)] = ctypes.c_uint64(
+            int(time.monotonic() * 1e9))
         kernel_symbols.cache_clear()
         give_back_memory()
         if args.verbose:
@@ -929,8 +942,7 @@ def trace(bpf):
     stop = Stop()
     events = Events(bpf)
     printer = Printer(Output(stop))
-    # Not what was missed before: BCC attaches to entries before returns.
-    told, tell_at = events.lost(), 0
+    told, tell_at = 0, 0
     last = False
     while not last:
         if not events.behind:

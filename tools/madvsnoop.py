@@ -296,6 +296,7 @@ BPF_ARRAY(threads, struct event, THREADS);
 BPF_TABLE("lru_hash", u32, struct event, other_threads, 10240);
 BPF_ARRAY(unused, struct event, 1);     /* what an entry there begins as */
 BPF_ARRAY(lost, u64, 1);
+BPF_ARRAY(since, u64, 1);               /* when all was attached */
 #ifdef TASK_PT_REGS
 /* Of Linux 5.11 and 5.15; BCC has names for them since 0.22 only. */
 static void *(*current_task_btf)(void) = (void *)158;
@@ -324,6 +325,16 @@ static __always_inline void count_lost(u64 events)
 
     if (n)
         __sync_fetch_and_add(n, events);
+}
+
+/* Of a call that was under way then, the return may have gone by before. */
+static __always_inline void count_missed_return(u64 entered)
+{
+    int zero = 0;
+    u64 *begin = since.lookup(&zero);
+
+    if (begin && *begin && entered > *begin)
+        count_lost(1);
 }
 
 static __always_inline struct event *find_thread(u32 tid)
@@ -361,7 +372,7 @@ static __always_inline struct event *enter(s32 advice)
     struct event *event = find_thread(tid);
 
     if (event && event->active) {
-        count_lost(1);      /* a return that was missed */
+        count_missed_return(event->ts);
         event->active = 0;
     }
 
@@ -915,6 +926,8 @@ def start():
                 log.seek(0)
                 refusals.append("no %s: %s" % (probe, reason(e, log.read())))
                 continue
+        bpf["since"][ctypes.c_int(0)] = ctypes.c_uint64(
+            int(time.monotonic() * 1e9))
         kernel_symbols.cache_clear()
         give_back_memory()
         if args.verbose:
@@ -986,11 +999,10 @@ def skipped_runs(bpf):
 
 
 class Loss:
-    """Tells on standard error how many calls were lost, when more were than
-    before it traced: BCC attaches to entries before it does to returns."""
+    """Tells on standard error how many calls were lost, when more were."""
 
-    def __init__(self, told):
-        self.told = told
+    def __init__(self):
+        self.told = 0
 
     def tell(self, lost):
         if lost > self.told:
@@ -1373,7 +1385,7 @@ def trace(bpf):
     stop = Stop()
     events = Events(bpf)
     printer = Printer(bpf, Output(stop))
-    loss, tell_at = Loss(events.lost()), 0
+    loss, tell_at = Loss(), 0
     last = False
     while not last:
         if not events.behind:
@@ -1392,7 +1404,7 @@ def summarize(bpf):
     """Print a summary each interval, and at the end."""
     stop = Stop()
     summary = Summary(bpf, Output(stop))
-    loss = Loss(bpf["lost"][0].value + skipped_runs(bpf))
+    loss = Loss()
     due = time.monotonic()
     left = args.count or math.inf
     last = False
