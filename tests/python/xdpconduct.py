@@ -220,7 +220,9 @@ class Attaching(XdpSubject):
                     signal.SIGXCPU, signal.SIGRTMAX):
             with self.subTest(signal=sig):
                 network = Network(self.addCleanup)
-                tool, program = self.start(network, env=env)
+                tool, program = self.start(     # under nohup(1), too
+                    network, env=env, preexec_fn=lambda: signal.signal(
+                        signal.SIGHUP, signal.SIG_DFL))
                 self.assertEqual(tool.stop(sig), 0)
                 self.assertIn("native mode", "".join(tool.rows))
                 self.wait_until_clean(network, program)
