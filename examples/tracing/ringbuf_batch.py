@@ -34,7 +34,8 @@ except (ImportError, OSError):
 if os.geteuid() != 0:
     sys.exit("needs root, try: sudo " + sys.argv[0])
 if BPF.ksymname(b"bpf_ringbuf_output") == -1:
-    sys.exit("needs Linux 5.8 or later: this kernel has no BPF ring buffer")
+    sys.exit("sees no BPF ring buffer: needs Linux 5.8 or later, and root "
+             "with all of its capabilities")
 if not BPF.tracepoint_exists("syscalls", "sys_enter_close"):
     sys.exit("needs tracefs, try: mount -t tracefs tracefs /sys/kernel/tracing"
              " or, for an old BCC: mount -t debugfs debugfs /sys/kernel/debug")

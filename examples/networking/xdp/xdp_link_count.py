@@ -97,9 +97,15 @@ def attach(program):
     return link
 
 
-b = BPF(text=text, cflags=["-w"])   # BCC 0.18 warns of the kernel's headers
-# Loading makes the verifier look at it; the program is not in use yet.
-program = b.load_func("count_packets", BPF.XDP)
+if not BPF_CALL:
+    sys.exit("does not know bpf(2)'s number on this machine")
+try:
+    b = BPF(text=text, cflags=["-w"])   # BCC 0.18 warns of kernel headers
+    # Loading makes the verifier look at it; the program is not in use yet.
+    program = b.load_func("count_packets", BPF.XDP)
+except Exception as e:
+    sys.exit("the kernel takes no BPF program: %s (has root all of its "
+             "capabilities?)" % e)
 try:
     link = attach(program.fd)
 except OSError as e:
