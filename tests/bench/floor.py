@@ -60,7 +60,6 @@ def main():
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     print("Attached.", flush=True)
     signal.pause()
-    bpf.cleanup()
 
 
 if __name__ == "__main__":

@@ -107,16 +107,19 @@ def descriptor(number):
 @contextlib.contextmanager
 def flood(port, frame):
     """Send frames out of a port during the block. BPF_F_TEST_XDP_LIVE_FRAMES
-    is 2."""
-    stop = threading.Event()
+    is 2. Raises Failed if that does not go."""
+    stop, errors = threading.Event(), []
 
     def send():
-        with inside(port.namespace):
-            program = redirects(port.index)
-            while not stop.is_set():
-                with contextlib.suppress(InterruptedError):
-                    run_program(program, frame, 65536, flags=2, batch=64)
-            os.close(program)
+        try:
+            with inside(port.namespace):
+                program = redirects(port.index)
+                while not stop.is_set():
+                    with contextlib.suppress(InterruptedError):
+                        run_program(program, frame, 65536, flags=2, batch=64)
+                os.close(program)
+        except OSError as e:
+            errors.append(e)
     sender = threading.Thread(target=send)
     sender.start()
     try:
@@ -124,6 +127,8 @@ def flood(port, frame):
     finally:
         stop.set()
         sender.join()
+    if errors:
+        raise Failed("can't send: %s" % errors[0])
 
 
 def received(port):
@@ -171,11 +176,18 @@ class Subject:
                                              for a in self.stop])
                 elif not self.stop:
                     process.send_signal(signal.SIGINT)
-                process.wait()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    raise Failed("it does not end by SIGINT")
             for name, pattern in ("seen", self.seen), ("lost", self.lost):
                 if pattern:
-                    values[name] = int(re.findall(pattern, read(log),
-                                                  re.M)[-1])
+                    told = re.findall(pattern, read(log), re.M)
+                    if not told:
+                        raise Failed(own_words(read(log)))
+                    values[name] = int(told[-1])
 
     def wait(self, process, port, log):
         end = time.monotonic() + 20
