@@ -2,6 +2,7 @@
 them, as commands that can be started, asked how they are, and ended."""
 
 import collections
+import contextlib
 import os
 import re
 import signal
@@ -118,13 +119,17 @@ class Running:
         """End it by SIGINT."""
         if self.process.poll() is not None:
             raise Failed(own_words(self.text().decode(errors="replace")))
-        for _ in range(6):      # a BCC tool that is busy may overlook it
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(5)
-                return
-            except subprocess.TimeoutExpired:
-                pass
+        # A BCC tool may overlook it while it handles an event, and kill(2)
+        # itself can be one.
+        pidfd = os.pidfd_open(self.process.pid)
+        try:
+            for _ in range(6):
+                signal.pidfd_send_signal(pidfd, signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(5)
+                    return
+        finally:
+            os.close(pidfd)
         raise Failed("it does not end by SIGINT")
 
     def seen(self, pids, offset):
