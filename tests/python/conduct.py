@@ -270,7 +270,7 @@ class Containers(Subject):
         os.mkdir(group)
         self.addCleanup(os.rmdir, group)
         self.check_container_map(
-            "--cgroupmap", "u64", os.stat(group).st_ino,
+            "--cgroupmap", 8, os.stat(group).st_ino,
             "echo $$ > %s/cgroup.procs; exec" % group)
 
     def test_mntnsmap(self):
@@ -287,17 +287,17 @@ class Containers(Subject):
         self.addCleanup(os.remove, link)
         subprocess.check_call(["unshare", "--mount=" + link, "true"])
         self.addCleanup(subprocess.call, ["umount", link])
-        self.check_container_map("--mntnsmap", "u32", os.stat(link).st_ino,
+        self.check_container_map("--mntnsmap", 4, os.stat(link).st_ino,
                                  "exec nsenter --mount=" + link)
 
-    def check_container_map(self, option, value, key, enter):
+    def check_container_map(self, option, value_size, key, enter):
         """A burst by a process that a shell became after it ran enter, others
         outside of it; the map is pinned where only the tool sees it."""
-        pin = ("import sys, os, ctypes; from bcc import BPF; "
-               "b = BPF(text='BPF_TABLE_PINNED(\"hash\", u64, %s, m, 1024, "
-               "\"/sys/fs/bpf/m\");'); "
-               "b['m'][ctypes.c_uint64(%d)] = b['m'].Leaf(1); "
-               "os.execv(sys.argv[1], sys.argv[1:])" % (value, key))
+        pin = ("import os, sys; sys.path.insert(0, '%s'); import toolrun; "
+               "toolrun.pin_map('/sys/fs/bpf/m', %d, %d); "
+               "os.execv(sys.argv[1], sys.argv[1:])" % (
+                   os.path.dirname(os.path.abspath(__file__)), key,
+                   value_size))
         with Tool(self.name, option, "/sys/fs/bpf/m", *self.storm, prefix=[
                 "unshare", "--mount", "sh", "-c",
                 'mount -t bpf bpf /sys/fs/bpf && exec "$0" "$@"',

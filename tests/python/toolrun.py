@@ -201,3 +201,23 @@ def bpf_programs():
             struct.pack_into("=II", attr, 0, last, 0)
     except FileNotFoundError:
         return programs
+
+
+def pin_map(path, key, value_size):
+    """Make a BPF hash map with one entry, a key of 8 bytes and a value of 1,
+    and pin it on a BPF file system. Raises OSError."""
+    attr = ctypes.create_string_buffer(128)
+    # BPF_MAP_CREATE: map_type (hash), key_size, value_size, max_entries
+    struct.pack_into("=IIII", attr, 0, 1, 8, value_size, 1024)
+    fd = bpf(0, attr)
+    pair = ctypes.create_string_buffer(struct.pack("=QQ", key, 1))
+    attr = ctypes.create_string_buffer(128)
+    # BPF_MAP_UPDATE_ELEM: map_fd, key, value, flags
+    struct.pack_into("=I4xQQQ", attr, 0, fd, ctypes.addressof(pair),
+                     ctypes.addressof(pair) + 8, 0)
+    bpf(2, attr)
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attr = ctypes.create_string_buffer(128)
+    # BPF_OBJ_PIN: pathname, bpf_fd
+    struct.pack_into("=QI", attr, 0, ctypes.addressof(name), fd)
+    bpf(6, attr)
