@@ -62,7 +62,7 @@ class odd_name:
 # it. That BCC compiles at all is seen to first.
 LEAST = {
     "fentry": "KFUNC_PROBE(%(function)s, struct pt_regs *regs) "
-              "{ return PT_REGS_PARM1(regs) == 1; }",
+              "{ volatile u64 first = PT_REGS_PARM1(regs); return 0; }",
     "tracepoint": "TRACEPOINT_PROBE(syscalls, sys_enter_%(call)s) "
                   "{ return 0; }",
     "kprobe": "int kprobe__%(function)s(struct pt_regs *ctx) { return 0; }"}
