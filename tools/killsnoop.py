@@ -25,7 +25,6 @@ import errno
 import functools
 import io
 import math
-import operator
 import os
 import platform
 import re
@@ -206,8 +205,8 @@ bpf_text = """
 
 struct event {
     u64 ts;
-    u32 pid;
     s32 target;
+    u32 pid;
     s32 sig;
     s16 ret;                /* 0 or an error number, which fits */
     u8 syscall;
@@ -709,13 +708,13 @@ def skipped_runs(bpf):
 
 class Events:
     """Takes events from BPF in batches, and hands them out in time order, each
-    as (ts, the bytes that follow it)."""
+    as (ts, target, the bytes that follow them)."""
 
-    # What follows ts in struct event, with the padding at its end. Much of it
-    # comes again and again: who takes it does not unpack it each time.
-    fields = struct.Struct("IiihBB16s%s%s0Q" % (
+    # What follows target in struct event. It comes again and again: who takes
+    # it does not unpack it each time.
+    fields = struct.Struct("IihBB16s%s%s" % (
         "I" if args.print_uid else "0s", "16s" if args.tcomm else "0s"))
-    record = struct.Struct("Q%ds" % fields.size)
+    record = struct.Struct("Qi%ds" % fields.size)
 
     def __init__(self, bpf):
         self.bpf, self.waiting, self.behind, self.newest = bpf, [], False, 0
@@ -802,6 +801,20 @@ def is_own(pid, target, syscall):
     return target == int(own)
 
 
+def real_target(ts, target, pid, syscall, is_fd):
+    """The process that a call at ts meant, "-" if that is not known, or None
+    if nobody wants to know."""
+    if is_fd:
+        # Later than this the number may well be another descriptor's.
+        age = time.monotonic() - ts / 1e9
+        target = pidfd_target(pid, target) if age < 1 else None
+        if args.tpid not in (None, target):
+            return None
+    if args.external and is_own(pid, target, syscall):
+        return None
+    return "-" if target is None else target
+
+
 @functools.lru_cache(maxsize=4096)
 def printable(comm):
     """A command name, whose bytes can be any, as text."""
@@ -869,71 +882,74 @@ class Output:
 
 
 class Printer:
-    """Prints events as rows, with a header."""
+    """Prints events as rows, with a header. The rows of calls that come fast
+    differ in time and target: the rest is kept, for one batch."""
 
     def __init__(self, output):
         self.output = output
-        width = pid_width()
-        columns = [("UID", 6, args.print_uid), ("PID", width, True),
-                   ("COMM", 16, True), ("SYSCALL", 17, args.verbose),
-                   ("SIG", 11 if args.names else 4, True),
-                   ("TPID", width, True), ("TCOMM", 16, args.tcomm),
-                   ("RESULT", 0, True)]
-        shown = [i for i, column in enumerate(columns) if column[2]]
-        self.pick = operator.itemgetter(*shown)
-        self.format = "".join("%%-%ds " % columns[i][1] for i in shown[:-1])
-        self.format += "%s\n"
-        self.time_format = "%s," if args.csv else "%-9s "
-        titles = self.row([column[0] for column in columns])
-        output.write(self.time_format % "TIME" + titles)
+        pid = "%%-%ds" % pid_width()
+        self.formats = {
+            "TIME": "%-9s", "UID": args.print_uid and "%-6s", "PID": pid,
+            "COMM": "%-16s", "SYSCALL": args.verbose and "%-17s",
+            "SIG": "%-11s" if args.names else "%-4s", "TPID": pid,
+            "TCOMM": args.tcomm and "%-16s", "RESULT": "%s"}
+        self.gap = " "
+        if args.csv:
+            self.gap = ","
+            self.formats = {title: form and "%s"
+                            for title, form in self.formats.items()}
+        titles = {title: title for title in self.formats}
+        output.write(self.text(titles) + "\n")
 
-    def row(self, values):
-        """All after TIME, of those values that have a column."""
-        values = self.pick(values)
+    def text(self, values):
+        """Those columns of a row that are shown."""
+        shown = [title for title in values if self.formats[title]]
+        row = tuple(values[title] for title in shown)
         if args.csv:
             line = io.StringIO()
-            csv.writer(line, lineterminator="\n").writerow(values)
+            csv.writer(line, lineterminator="").writerow(row)
             return line.getvalue()
-        return self.format % values
+        return " ".join(self.formats[title] for title in shown) % row
 
-    def event_row(self, ts, data):
-        """All after TIME; nothing for an event that turns out unwanted."""
-        (pid, target, sig, ret, syscall, is_fd, comm, uid,
+    def row(self, data):
+        """A row with a place for the target, and what it takes to find out
+        about that in /proc, if it has to be."""
+        (pid, sig, ret, syscall, is_fd, comm, uid,
          tcomm) = Events.fields.unpack(data)
-        if is_fd:
-            # Later than this the number may well be another descriptor's.
-            age = time.monotonic() - ts / 1e9
-            target = pidfd_target(pid, target) if age < 1 else None
-            if args.tpid not in (None, target):
-                return ""
-        if args.external and is_own(pid, target, names[syscall]):
-            return ""
         if args.names:
             sig = signal_name(sig)
             ret = errno.errorcode.get(-ret, ret)
-        return self.row((
-            uid, pid, printable(comm), names[syscall], sig,
-            "-" if target is None else target,
-            args.tcomm and (printable(tcomm) or "-"), ret))
+        left = self.text({"UID": uid, "PID": pid, "COMM": printable(comm),
+                          "SYSCALL": names[syscall], "SIG": sig})
+        right = self.text({"TCOMM": args.tcomm and (printable(tcomm) or "-"),
+                           "RESULT": ret})
+        left, right = (text.replace("%", "%%") for text in (left, right))
+        return (self.gap.join([left, self.formats["TPID"], right]) + "\n",
+                (is_fd or args.external) and (pid, names[syscall], is_fd))
 
     def print(self, events):
-        """Events that come fast differ in little but their time, so that the
-        rest of a row is kept: for one batch, since /proc may have a say."""
         wall_clock = time.time() - time.monotonic()
         begin = end = 0     # ns of the second that is shown
-        rows, known = [], {}
-        for ts, data in events:
+        rows, known, targets = [], {}, {}
+        for ts, target, data in events:
             if not begin <= ts < end:
                 second = int(ts / 1e9 + wall_clock)
                 begin = (second - wall_clock) * 1e9
                 end = begin + 1e9
-                clock = self.time_format % time.strftime(
-                    "%H:%M:%S", time.localtime(second))
+                clock = self.text({"TIME": time.strftime(
+                    "%H:%M:%S", time.localtime(second))}) + self.gap
             row = known.get(data)
             if row is None:
-                row = known[data] = self.event_row(ts, data)
-            if row:
-                rows.append(clock + row)
+                row = known[data] = self.row(data)
+            text, look_up = row
+            if look_up:
+                key = target, data
+                if key not in targets:
+                    targets[key] = real_target(ts, target, *look_up)
+                target = targets[key]
+                if target is None:
+                    continue
+            rows.append(clock + text % target)
         self.output.write("".join(rows))
 
 

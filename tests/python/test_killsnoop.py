@@ -295,14 +295,14 @@ class TestOptions(Case):
 
     def test_csv(self):
         with self.trace("-j", "-nc") as tool:
-            with odd_name(b'a,"b'):
+            with odd_name(b'a,"b%s'):
                 signals.kill(self.target.pid, signal.SIGUSR1)
         self.assertEqual(tool.header, "TIME,PID,COMM,SIG,TPID,TCOMM,RESULT")
         (row,) = csv.DictReader(io.StringIO(
             "\n".join([tool.header] + tool.rows)))
         self.assertRegex(row.pop("TIME"), r"^\d\d:\d\d:\d\d$")
         self.assertEqual(dict(row), {
-            "PID": str(os.getpid()), "COMM": 'a,"b', "SIG": "SIGUSR1",
+            "PID": str(os.getpid()), "COMM": 'a,"b%s', "SIG": "SIGUSR1",
             "TPID": str(self.target.pid), "TCOMM": "sleep", "RESULT": "0"})
 
     def test_ebpf(self):
