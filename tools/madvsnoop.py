@@ -27,7 +27,6 @@ import errno
 import functools
 import io
 import math
-import operator
 import os
 import platform
 import re
@@ -251,7 +250,6 @@ struct event {
     s32 pidfd;
     u8 syscall;
     u8 unread;              /* the size of a range that is still to be read */
-    u8 stack_len;
     u8 active;
     char comm[COMM_LEN];
 #ifdef MAX_STACK
@@ -553,7 +551,6 @@ static __always_inline u32 read_stack(void *ctx, struct event *event)
                               BPF_F_USER_STACK);
 
     bytes = bytes < 0 ? 0 : bytes & (sizeof(event->stack) - 1);
-    event->stack_len = bytes / sizeof(u64);
     event->caller = 0;
 #ifdef TASK_PT_REGS
     /*
@@ -980,11 +977,6 @@ class Output:
                 if not patience:
                     raise OSError(errno.EAGAIN, "nobody reads the output")
 
-    def write_csv(self, rows):
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows(rows)
-        self.write(lines.getvalue())
-
 
 def skipped_runs(bpf):
     """How often the kernel skipped the program at an entry, because a BPF
@@ -1049,15 +1041,24 @@ def result(ret):
     return errno.errorcode.get(-ret, ret)
 
 
-@functools.lru_cache(maxsize=2)
 def clock(seconds):
     return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
-class Events:
-    """Takes events from BPF in batches, and hands them out in time order."""
+def csv_text(rows, end="\n"):
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator=end).writerows(rows)
+    return lines.getvalue()
 
-    record = struct.Struct("QQQQIIiiiBBBx16s")   # struct event, first part
+
+class Events:
+    """Takes events from BPF in batches, and hands them out in time order, each
+    as (ts, ns, addr, len, the bytes that follow them, the stack)."""
+
+    # What follows len in struct event, but for the stack. It comes again and
+    # again: who takes it does not unpack it each time.
+    fields = struct.Struct("IIiiiBBx16sx")
+    record = struct.Struct("QQQQ%ds0s" % fields.size)   # 0s: no stack
 
     def __init__(self, bpf):
         self.bpf, self.waiting, self.behind, self.newest = bpf, [], False, 0
@@ -1099,8 +1100,9 @@ class Events:
         def collect(_, data, size):
             if len(waiting) < 10 * BATCH:
                 event = unpack(at(data))
-                if args.user_stack:     # the caller, and the stack
-                    event += ctypes.string_at(data + rest, 8 + 8 * event[11]),
+                if args.user_stack:     # a perf buffer's have 4 bytes more
+                    event = event[:-1] + (ctypes.string_at(
+                        data + rest, (size - rest) // 8 * 8),)
                 waiting.append(event)
             else:
                 self.dropped += 1
@@ -1212,60 +1214,90 @@ def pid_width():
 
 
 class Printer:
-    """Prints events as rows, with a header."""
+    """Prints events as rows, with a header. The rows of calls that come fast
+    differ in time, address, length and latency: the rest is kept, for one
+    batch."""
 
     def __init__(self, bpf, output):
         self.processes, self.output = Processes(bpf), output
         pid = "%%-%ds" % pid_width()
-        columns = [("TIME", "%-8s", args.timestamp), ("PID", pid, True),
-                   ("TID", pid, args.verbose), ("COMM", "%-15s", True),
-                   # Two names are longer, but a row has to stay below 80.
-                   ("ADVICE", "%-13s", True), ("ADDR", "%-12s", True),
-                   ("LEN", "%12s" if args.bytes else "%5s", True),
-                   ("LAT(us)", "%7s", True), ("RET", "%-6s", True),
-                   ("TPID", pid if args.mapping else "%s", True),
-                   ("MAPPING", "%s", args.mapping),
-                   ("STACK", "%s", args.user_stack)]
-        shown = [i for i, column in enumerate(columns) if column[2]]
-        self.pick = operator.itemgetter(*shown)
-        self.format = " ".join(columns[i][1] for i in shown) + "\n"
-        titles = [column[0] for column in columns]
-        if args.user_stack and not args.csv:    # it has lines of its own
-            self.format = self.format.replace(" %s\n", "%s\n")
-            titles[-1] = ""
-        self.write([self.pick(titles)])
-
-    def write(self, rows):
+        self.formats = {
+            "TIME": args.timestamp and "%-8s", "PID": pid,
+            "TID": args.verbose and pid, "COMM": "%-15s",
+            # Two names are longer, but a row has to stay below 80.
+            "ADVICE": "%-13s", "ADDR": "%-12s",
+            "LEN": "%12s" if args.bytes else "%5s", "LAT(us)": "%7s",
+            "RET": "%-6s", "TPID": pid if args.mapping else "%s",
+            "MAPPING": args.mapping and "%s",
+            # Else it has lines of its own.
+            "STACK": args.user_stack and args.csv and "%s"}
+        self.gap = " "
         if args.csv:
-            self.output.write_csv(rows)
-        else:
-            self.output.write("".join([self.format % row for row in rows]))
+            self.gap = ","
+            self.formats = {title: form and "%s"
+                            for title, form in self.formats.items()}
+        self.quoted = functools.lru_cache(maxsize=4096)(
+            lambda name: self.text({"MAPPING": name}))
+        titles = {title: title for title in self.formats}
+        output.write(self.text(titles) + "\n")
 
-    def frames_text(self, frames):
+    def text(self, values):
+        """Those columns of a row that are shown."""
+        shown = [title for title in values if self.formats[title]]
+        row = tuple(values[title] for title in shown)
         if args.csv:
-            return ";".join(frames)
+            return csv_text([row], end="")
+        return " ".join(self.formats[title] for title in shown) % row
+
+    def row(self, data, stack):
+        """A row with places for address, length, latency and mapping; whether
+        address and length are not known; and the process that is meant."""
+        (pid, tid, advice, ret, pidfd, syscall, unread,
+         comm) = Events.fields.unpack(data)
+        target = self.processes.target(pid, pidfd) if syscall else pid
+        left = self.text({"PID": pid, "TID": tid, "COMM": printable(comm),
+                          "ADVICE": advice_name(advice)})
+        right = self.text({"RET": result(ret),
+                           "TPID": (target or "?") if syscall else "-"})
+        stack = self.stack_text(pid, stack) if args.user_stack else ""
+        left, right, stack = (text.replace("%", "%%")
+                              for text in (left, right, stack))
+        parts = [left, self.formats["ADDR"], self.formats["LEN"],
+                 self.formats["LAT(us)"], right]
+        if args.mapping:
+            parts.append(self.formats["MAPPING"])
+        return self.gap.join(parts) + stack + "\n", unread, target
+
+    def stack_text(self, pid, stack):
+        frames = self.processes.stack(pid, stack)
+        if args.csv:
+            return self.gap + self.text({"STACK": ";".join(frames)})
         return "".join("\n    " + frame for frame in frames)
 
+    def mapping(self, target, address):
+        if not target:
+            return "-"
+        return self.quoted(self.processes.mapping(target, address))
+
     def print(self, events):
-        processes = self.processes
-        processes.forget()
+        self.processes.forget()
         wall_clock = time.time() - time.monotonic()
-        rows = []
-        for (ts, ns, address, length, pid, tid, advice, ret, pidfd, syscall,
-             unread, _, comm, *stack) in events:
-            target = processes.target(pid, pidfd) if syscall else pid
-            mapping, frames = "-", None
-            if args.mapping and target and not unread:
-                mapping = processes.mapping(target, address)
-            if stack:
-                frames = self.frames_text(processes.stack(pid, stack[0]))
-            rows.append(self.pick((
-                clock(int(ts / 1e9 + wall_clock)) if args.timestamp else None,
-                pid, tid, printable(comm), advice_name(advice),
-                "-" if unread else "%x" % address,
-                "-" if unread else size(length), microseconds(ns), result(ret),
-                (target or "?") if syscall else "-", mapping, frames)))
-        self.write(rows)
+        rows, known, second, moment = [], {}, None, ""
+        for ts, ns, address, length, data, stack in events:
+            if args.timestamp and int(ts / 1e9 + wall_clock) != second:
+                second = int(ts / 1e9 + wall_clock)
+                moment = self.text({"TIME": clock(second)}) + self.gap
+            key = (data, stack) if stack else data
+            row = known.get(key)
+            if row is None:
+                row = known[key] = self.row(data, stack)
+            text, unread, target = row
+            places = ("-" if unread else "%x" % address,
+                      "-" if unread else size(length), microseconds(ns))
+            if args.mapping:
+                places += ("-" if unread else self.mapping(target, address),)
+            rows.append(moment + text % places)
+        self.output.write("".join(rows))
 
 
 def process_name(pid):
@@ -1290,7 +1322,7 @@ class Summary:
                          "Hit Ctrl-C to end.\n")
         else:
             titles = self.sum_titles if args.summary else self.bucket_titles
-            output.write_csv([self.timed(titles, "TIME")])
+            output.write(csv_text([self.timed(titles, "TIME")]))
 
     def timed(self, row, now):
         return ((now,) if args.timestamp else ()) + tuple(row)
@@ -1346,7 +1378,8 @@ class Summary:
                 "%.3f" % (ns / 1e6)))
         rows = [row[1:] for row in sorted(rows, reverse=True)]
         if args.csv:
-            return self.output.write_csv([self.timed(r, now) for r in rows])
+            return self.output.write(csv_text(
+                self.timed(row, now) for row in rows))
         rows = [list(map(str, row)) for row in [self.sum_titles] + rows]
         widths = [max(least, *map(len, column)) for least, column in zip(
             (pid_width(), 15, 8, 7, 6, 5, 7, 7, 9), zip(*rows))]
@@ -1363,8 +1396,8 @@ class Summary:
                      (1 << i) - 1, buckets[i])
                     for i in range(min(buckets), max(buckets) + 1)]
             if args.csv:
-                self.output.write_csv([self.timed(row, now) for row in rows
-                                       if row[3]])
+                self.output.write(csv_text(self.timed(row, now)
+                                           for row in rows if row[3]))
             else:
                 self.output.write(histogram(rows))
 

@@ -60,7 +60,8 @@ class Case(Subject, unittest.TestCase):
 class Calls(Probes):
     """What every probe type must show; made into a test case for each."""
 
-    call, programs, options = "madvise", 4, ["-v", "-b", "-M"]
+    call, programs, waits = "madvise", 4, True
+    options = ["-v", "-b", "-M"]
 
     def setUp(self):
         super().setUp()
@@ -257,7 +258,7 @@ class TestPerfBuffer(PerfBuffer, Case):
 
 class TestFallback(Fallback, Case):
 
-    call, programs, options = "madvise", 4, ["-v"]
+    call, programs, waits, options = "madvise", 4, True, ["-v"]
 
 
 class TestOptions(Case):
@@ -446,16 +447,21 @@ class TestOptions(Case):
     def test_mapping(self):
         with open(PYTHON, "rb") as file:
             text = memory.map_memory(PAGE, fd=file.fileno())
+        with tempfile.NamedTemporaryFile(suffix='a,"%s') as file:
+            file.write(bytes(PAGE))
+            file.flush()
+            odd, name = memory.map_memory(PAGE, fd=file.fileno()), file.name
         stack, _ = memory.mapping_of(os.getpid(), "[stack]")
         heap, _ = memory.mapping_of(os.getpid(), "[heap]")
-        with self.trace("-M", *self.storm) as tool:
-            for address in (text, stack, heap, self.address, PAGE):
+        with self.trace("-M", "-j", *self.storm) as tool:
+            for address in (text, stack, heap, self.address, PAGE, odd):
                 for _ in range(COUNT):
                     madvise(address, 0, RANDOM)
         self.assertEqual(
-            Counter(row["MAPPING"] for row in tool.table()),
+            Counter(row["MAPPING"] for row in self.csv_table(tool)),
             {os.path.realpath(PYTHON): COUNT, "[stack]": COUNT,
-             "[heap]": COUNT, "anon": COUNT, "-": COUNT})
+             "[heap]": COUNT, "anon": COUNT, "-": COUNT,
+             name + " (deleted)": COUNT})
 
     def test_mapping_that_changes(self):
         with open(PYTHON, "rb") as file:
@@ -485,7 +491,7 @@ class TestOptions(Case):
 
     def test_csv(self):
         with self.trace("-j", "-TvM") as tool:
-            with odd_name(b'a,"b'):
+            with odd_name(b'a,"b%s'):
                 self.dontneed()
         self.assertEqual(tool.header, "TIME,PID,TID,COMM,ADVICE,ADDR,LEN,"
                                       "LAT(us),RET,TPID,MAPPING")
@@ -493,7 +499,7 @@ class TestOptions(Case):
         self.assertRegex(row.pop("TIME"), r"^\d\d:\d\d:\d\d$")
         self.assertRegex(row.pop("LAT(us)"), r"^\d+\.\d\d\d$")
         self.assertEqual(row, {
-            "PID": str(os.getpid()), "TID": str(os.getpid()), "COMM": 'a,"b',
+            "PID": str(os.getpid()), "TID": str(os.getpid()), "COMM": 'a,"b%s',
             "ADVICE": "DONTNEED", "ADDR": "%x" % self.address, "LEN": "4096",
             "RET": "0", "TPID": "-", "MAPPING": "anon"})
 
