@@ -2,12 +2,14 @@
 #
 # protostats  XDP: count the packets that pass, are dropped and are bounced,
 #             and how many of them are TCP, UDP, ping.
-#             For Linux, uses BCC, XDP, eBPF. Embedded C.
+#             For Linux, uses BCC, XDP, fentry, eBPF. Embedded C.
 #
-# USAGE: protostats [-h] [-S | -N] [-b] [-j] [-dev]
+# USAGE: protostats [-h] [-S | -N] [-w] [-m] [-b] [-j] [-dev]
 #                   interface [interval [count]]
 #
-# Attaches in the driver (native mode), else in generic mode.
+# Watches the XDP program that the interface has, without touching it. Where
+# there is none, attaches its own, which lets everything pass: in the driver
+# (native mode), else in generic mode.
 #
 # Copyright (c) 2026 The protostats authors.
 # Licensed under the Apache License, Version 2.0 (the "License")
@@ -22,6 +24,7 @@ import math
 import os
 import platform
 import re
+import resource
 import select
 import signal
 import socket
@@ -47,8 +50,10 @@ except (ImportError, OSError, AttributeError) as e:
 examples = """examples:
     ./protostats eth0           # packets per second, until Ctrl-C
     ./protostats eth0 5 12      # every 5 seconds, for a minute
+    ./protostats -m eth0        # each protocol by what is done with it
     ./protostats -b eth0        # bits per second
     ./protostats -j eth0 > log  # comma-separated values
+    ./protostats -w eth0        # attach nothing if there is no XDP program
     ./protostats -S lo          # generic mode, for what has no native one
 """
 
@@ -77,9 +82,13 @@ parser = argparse.ArgumentParser(
     epilog=examples)
 mode = parser.add_mutually_exclusive_group()
 mode.add_argument("-S", "--generic", action="store_true",
-    help="generic mode only (default: native, else generic)")
+    help="attach in generic mode only (default: native, else generic)")
 mode.add_argument("-N", "--native", action="store_true",
-    help="native mode only: in the driver")
+    help="attach in native mode only: in the driver")
+parser.add_argument("-w", "--watch-only", action="store_true",
+    help="attach nothing, watch what is there")
+parser.add_argument("-m", "--matrix", action="store_true",
+    help="show a table of protocols by verdicts each time")
 parser.add_argument("-b", "--bits", action="store_true",
     help="show bits per second, not packets")
 parser.add_argument("-j", "--csv", action="store_true",
@@ -95,9 +104,10 @@ parser.add_argument("count", type=whole_number, nargs="?",
 # Options may stand anywhere, from Python 3.7 on.
 args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
 
-# What is counted, in the order of enum packet_class and of enum xdp_action.
+# What is counted, as it is shown: in the order of enum packet_class, and by
+# number in enum xdp_action.
 classes = ["TCP", "UDP", "ping", "ICMP", "other", "malformed"]
-verdicts = ["ABORTED", "DROP", "PASS", "TX", "REDIRECT"]
+verdicts = {"PASS": 2, "DROP": 1, "TX": 3, "REDIRECT": 4, "ABORTED": 0}
 
 
 def warn(message):
@@ -153,6 +163,20 @@ struct counts {
     struct count of[VERDICTS * CLASSES];
 };
 
+/* A packet from the watched program's entry to its exit. One for each CPU will
+   do: XDP ends on the CPU where it began, and what it calls by a tail call at
+   its exit. Where a run gets into another one all the same (BPF_PROG_TEST_RUN,
+   PREEMPT_RT), the outer one sees that this is not its packet, and takes that
+   for what it is on exit. */
+struct entered {
+    u64 xdp;
+    u32 class;
+    u32 bytes;
+};
+
+BPF_PERCPU_ARRAY(counts, struct counts, 1);
+BPF_PERCPU_ARRAY(entered, struct entered, 1);
+
 /* Not packed, unlike the kernel's struct ethhdr, which is read bytewise. */
 struct ethernet {
     u8 dest[ETH_ALEN];
@@ -169,35 +193,61 @@ struct extension {
     u8 next;
     u8 len;
     __be16 fragment;
+    u32 rest;
 };
 
-BPF_PERCPU_ARRAY(counts, struct counts, 1);
+/* A program that watches another may copy from a packet, but not touch it. */
+struct packet {
+    void *at;
+    void *end;
+    bool copy;
+};
 
-static __always_inline u64 icmp_class(u8 *type, void *end, u8 icmp)
+/* Take *to from the packet. Is it whole? */
+static __always_inline bool take(struct packet *packet, void *to, u32 size)
+{
+    void *at = packet->at;
+
+    if (at + size > packet->end)
+        return false;
+    packet->at += size;
+    if (packet->copy)
+        return !bpf_probe_read_kernel(to, size, at);
+    __builtin_memcpy(to, __builtin_assume_aligned(at, 4), size);
+    return true;
+}
+
+static __always_inline bool has(struct packet *packet, u32 size)
+{
+    return packet->at + size <= packet->end;
+}
+
+static __always_inline u64 icmp_class(struct packet *packet, u8 icmp)
 {
     u8 request = icmp == IPPROTO_ICMP ? ICMP_ECHO : ICMPV6_ECHO_REQUEST;
     u8 reply = icmp == IPPROTO_ICMP ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY;
+    u8 type;
 
-    if ((void *)(type + 1) > end)
+    if (!take(packet, &type, sizeof(type)))
         return ICMP;
-    return *type == request || *type == reply ? PING : ICMP;
+    return type == request || type == reply ? PING : ICMP;
 }
 
 /* Of the protocols, icmp is the one that goes with this kind of IP. */
-static __always_inline u64 whole_class(void *at, void *end, u8 protocol,
+static __always_inline u64 whole_class(struct packet *packet, u8 protocol,
                                        u8 icmp)
 {
     if (protocol == IPPROTO_TCP)
-        return at + TCP_LEN > end ? MALFORMED : TCP;
+        return has(packet, TCP_LEN) ? TCP : MALFORMED;
     if (protocol == IPPROTO_UDP)
-        return at + UDP_LEN > end ? MALFORMED : UDP;
+        return has(packet, UDP_LEN) ? UDP : MALFORMED;
     if (protocol == icmp)
-        return at + ICMP_LEN > end ? MALFORMED : icmp_class(at, end, icmp);
+        return has(packet, ICMP_LEN) ? icmp_class(packet, icmp) : MALFORMED;
     return OTHER;
 }
 
 /* The first fragment may have but a part of the header, later ones none. */
-static __always_inline u64 fragment_class(void *at, void *end, u8 protocol,
+static __always_inline u64 fragment_class(struct packet *packet, u8 protocol,
                                           u8 icmp, bool first)
 {
     if (protocol == IPPROTO_TCP)
@@ -205,149 +255,231 @@ static __always_inline u64 fragment_class(void *at, void *end, u8 protocol,
     if (protocol == IPPROTO_UDP)
         return UDP;
     if (protocol == icmp)
-        return first ? icmp_class(at, end, icmp) : ICMP;
+        return first ? icmp_class(packet, icmp) : ICMP;
     return OTHER;
 }
 
-static __always_inline u64 ipv4_class(struct iphdr *ip, void *end)
+static __always_inline u64 ipv4_class(struct packet *packet)
 {
-    void *at = ip;
+    void *start = packet->at;
+    struct iphdr ip;
 
-    if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+    if (!take(packet, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
         return MALFORMED;
-    at += 4 * ip->ihl;
-    if (at > end)
+    packet->at = start + 4 * ip.ihl;
+    if (!has(packet, 0))
         return MALFORMED;
-    if (ip->frag_off & htons(IP_FRAGMENT | IP_OFFSET))
-        return fragment_class(at, end, ip->protocol, IPPROTO_ICMP,
-                              !(ip->frag_off & htons(IP_OFFSET)));
-    return whole_class(at, end, ip->protocol, IPPROTO_ICMP);
+    if (ip.frag_off & htons(IP_FRAGMENT | IP_OFFSET))
+        return fragment_class(packet, ip.protocol, IPPROTO_ICMP,
+                              !(ip.frag_off & htons(IP_OFFSET)));
+    return whole_class(packet, ip.protocol, IPPROTO_ICMP);
 }
 
-static __always_inline u64 ipv6_class(struct ipv6hdr *ip, void *end)
+static __always_inline u64 ipv6_class(struct packet *packet)
 {
     bool fragment = false, later = false;
-    u32 offset = sizeof(*ip);
+    void *start = packet->at;
+    struct ipv6hdr ip;
+    u32 offset = sizeof(ip);
     u8 protocol;
-    void *at;
     int i;
 
-    if ((void *)(ip + 1) > end || ip->version != 6)
+    if (!take(packet, &ip, sizeof(ip)) || ip.version != 6)
         return MALFORMED;
-    protocol = ip->nexthdr;
+    protocol = ip.nexthdr;
     for (i = 0; i < EXTENSIONS && !later; i++) {
-        struct extension *ext = (void *)ip + offset;
+        struct extension ext;
 
-        switch (protocol) {
-        case IPPROTO_HOPOPTS:
-        case IPPROTO_ROUTING:
-        case IPPROTO_DSTOPTS:
-            if ((void *)ext + 8 > end)
-                return MALFORMED;
-            offset += 8 * (ext->len + 1);
+        if (protocol != IPPROTO_HOPOPTS && protocol != IPPROTO_ROUTING &&
+            protocol != IPPROTO_DSTOPTS && protocol != IPPROTO_AH &&
+            protocol != IPPROTO_FRAGMENT)
             break;
-        case IPPROTO_AH:
-            if ((void *)ext + 8 > end)
-                return MALFORMED;
-            offset += 4 * (ext->len + 2);
-            break;
-        case IPPROTO_FRAGMENT:
-            if ((void *)ext + 8 > end)
-                return MALFORMED;
+        packet->at = start + offset;
+        if (!take(packet, &ext, sizeof(ext)))
+            return MALFORMED;
+        if (protocol == IPPROTO_AH) {
+            offset += 4 * (ext.len + 2);
+        } else if (protocol == IPPROTO_FRAGMENT) {
             offset += 8;
-            later = ext->fragment & htons(IP6_OFFSET);
-            fragment |= ext->fragment & htons(IP6_OFFSET | IP6_FRAGMENT);
-            break;
-        default:
-            goto found;
+            later = ext.fragment & htons(IP6_OFFSET);
+            fragment |= ext.fragment & htons(IP6_OFFSET | IP6_FRAGMENT);
+        } else {
+            offset += 8 * (ext.len + 1);
         }
-        protocol = ext->next;
+        protocol = ext.next;
     }
-found:
-    at = (void *)ip + offset;
-    if (at > end)
+    packet->at = start + offset;
+    if (!has(packet, 0))
         return MALFORMED;
     if (fragment)
-        return fragment_class(at, end, protocol, IPPROTO_ICMPV6, !later);
-    return whole_class(at, end, protocol, IPPROTO_ICMPV6);
+        return fragment_class(packet, protocol, IPPROTO_ICMPV6, !later);
+    return whole_class(packet, protocol, IPPROTO_ICMPV6);
 }
 
-static __always_inline u64 class_of(void *at, void *end)
+static __always_inline u64 class_of(struct packet packet)
 {
-    struct ethernet *eth = at;
+    struct ethernet eth;
     __be16 protocol;
     int i;
 
-    at += sizeof(*eth);
-    if (at > end)
+    if (!take(&packet, &eth, sizeof(eth)))
         return MALFORMED;
-    protocol = eth->protocol;
+    protocol = eth.protocol;
 #pragma unroll
     for (i = 0; i < VLAN_TAGS; i++) {
-        struct vlan_tag *tag = at;
+        struct vlan_tag tag;
 
         if (protocol != htons(ETH_P_8021Q) && protocol != htons(ETH_P_8021AD))
             break;
-        at += sizeof(*tag);
-        if (at > end)
+        if (!take(&packet, &tag, sizeof(tag)))
             return MALFORMED;
-        protocol = tag->protocol;
+        protocol = tag.protocol;
     }
     switch (protocol) {
     case htons(ETH_P_IP):
-        return ipv4_class(at, end);
+        return ipv4_class(&packet);
     case htons(ETH_P_IPV6):
-        return ipv6_class(at, end);
+        return ipv6_class(&packet);
     case htons(ETH_P_ARP):
-        return at + ARP_LEN > end ? MALFORMED : OTHER;
+        return has(&packet, ARP_LEN) ? OTHER : MALFORMED;
     default:
         return OTHER;
     }
 }
 
-int protostats(struct xdp_md *ctx)
+static __always_inline void count_packet(u32 verdict, u64 class, u64 bytes)
 {
-    void *data = (void *)(long)ctx->data;
-    void *end = (void *)(long)ctx->data_end;
     int zero = 0;
     struct counts *mine = counts.lookup(&zero);
-    u64 class = class_of(data, end);
+    u64 cell = verdict * CLASSES + class;
     struct count *count;
 
-    if (!mine || class >= CLASSES)
-        return XDP_PASS;
-    count = &mine->of[XDP_PASS * CLASSES + class];
+    asm volatile("" : "+r"(cell));      /* or the compiler drops the check */
+    if (!mine || cell >= VERDICTS * CLASSES)
+        return;
+    count = &mine->of[cell];
     count->packets++;
-    count->bytes += end - data;
+    count->bytes += bytes;
+}
+
+int protostats(struct xdp_md *ctx)
+{
+    struct packet packet = {
+        .at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
+
+    count_packet(XDP_PASS, class_of(packet), packet.end - packet.at);
     return XDP_PASS;
 }
+
+#ifdef XDP_RXQ
+/* What follows goes around another XDP program, whose struct xdp_buff the
+   kernel hands over; where its members are, protostats looks up. */
+
+#define MEMBER(type, pointer, offset) (*(type *)((pointer) + (offset)))
+
+/* The same program can be on many interfaces. */
+static __always_inline bool is_ours(void *xdp)
+{
+    void *dev = MEMBER(void *, MEMBER(void *, xdp, XDP_RXQ), RXQ_DEV);
+
+    return MEMBER(u32, dev, DEV_IFINDEX) == IFINDEX &&
+        MEMBER(u32, MEMBER(void *, dev, DEV_NET), NET_INUM) == NETNS;
+}
+
+static __always_inline struct packet packet_of(void *xdp)
+{
+    struct packet packet = {
+        .at = MEMBER(void *, xdp, XDP_DATA),
+        .end = MEMBER(void *, xdp, XDP_DATA_END), .copy = true};
+
+    return packet;
+}
+
+int watch_entry(u64 *ctx)
+{
+    void *xdp = (void *)ctx[0];
+    int zero = 0;
+    struct entered *slot = entered.lookup(&zero);
+    struct packet packet;
+
+    if (!slot)
+        return 0;
+    slot->xdp = 0;      /* a packet whose exit the kernel has left out */
+    if (!is_ours(xdp))
+        return 0;
+    packet = packet_of(xdp);
+    slot->class = class_of(packet);
+    slot->bytes = packet.end - packet.at;
+    slot->xdp = (u64)xdp;
+    return 0;
+}
+
+int watch_exit(u64 *ctx)
+{
+    void *xdp = (void *)ctx[0];
+    u64 result = ctx[1];
+    u32 verdict;
+    int zero = 0;
+    struct entered *slot = entered.lookup(&zero);
+    struct packet packet;
+
+    asm volatile("" : "+r"(result));    /* or it may be read in part */
+    verdict = result;
+    if (verdict >= VERDICTS)
+        verdict = XDP_ABORTED;  /* as the kernel does */
+    if (slot && slot->xdp == (u64)xdp) {
+        count_packet(verdict, slot->class, slot->bytes);
+        slot->xdp = 0;
+    } else if (is_ours(xdp)) {
+        packet = packet_of(xdp);
+        count_packet(verdict, class_of(packet), packet.end - packet.at);
+    }
+    return 0;
+}
+#endif
 """
-# bpf(2): its number, some commands, and a link's attach type.
+# bpf(2): its number, some commands and types, of linux/bpf.h.
 BPF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280,
             "ppc64le": 361, "s390x": 351}.get(
     sys.maxsize > 2**32 and platform.machine())
-BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD, BPF_LINK_CREATE = 13, 15, 28
+BPF_PROG_LOAD, BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 5, 13, 15
+BPF_RAW_TRACEPOINT_OPEN, BPF_LINK_CREATE = 17, 28
+BPF_LINK_GET_FD_BY_ID, BPF_LINK_GET_NEXT_ID = 30, 31
+BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT = 26, 24, 25
+BPF_PROG_TYPE_EXT, BPF_LINK_TYPE_TRACING, BPF_LINK_TYPE_XDP = 28, 2, 6
 BPF_XDP = 37
 
 
 def bpf_call(command, layout, *values):
-    """bpf(2) with the attributes in that struct layout. Returns its result,
-    or raises OSError."""
+    """bpf(2) with the attributes in that struct layout. Returns its result, or
+    if that is 0 the second attribute, which is the answer to some commands.
+    Raises OSError."""
     attr = ctypes.create_string_buffer(struct.pack("=" + layout, *values), 128)
     libc = ctypes.CDLL(None, use_errno=True)
     result = libc.syscall(BPF_CALL, command, attr, len(attr))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
+    return result or struct.unpack_from("=I", attr, 4)[0]
+
+
+def object_info(fd, info=b""):
+    """What the kernel tells of a program or link; info says what else to."""
+    info = ctypes.create_string_buffer(info, 256)
+    bpf_call(BPF_OBJ_GET_INFO_BY_FD, "IIQ", fd, len(info),
+             ctypes.addressof(info))
+    return info
 
 
 def program_info(fd):
-    """The ID and the name of a BPF program."""
-    info = ctypes.create_string_buffer(128)     # struct bpf_prog_info
-    bpf_call(BPF_OBJ_GET_INFO_BY_FD, "IIQ", fd, len(info),
-             ctypes.addressof(info))
+    """The ID and the name of a BPF program, and which type in its BTF its main
+    function has: 0 if it has no BTF. From struct bpf_prog_info, that asks for
+    one struct bpf_func_info."""
+    function = ctypes.create_string_buffer(8)
+    info = object_info(fd, struct.pack("=132xIQI", len(function),
+                                       ctypes.addressof(function), 1))
     number, name = struct.unpack_from("=4xI56x16s", info)
-    return number, name.split(b"\0")[0].decode("ascii", "replace")
+    return (number, name.split(b"\0")[0].decode("ascii", "replace"),
+            struct.unpack_from("=4xI", function)[0])
 
 
 def program_name(number):
@@ -361,9 +493,116 @@ def program_name(number):
         os.close(fd)
 
 
+def load_tracer(code, kind, target, function):
+    """Load a program that runs at the entry (BPF_TRACE_FENTRY) or the exit of
+    a function of a loaded program, which BCC has no call for: code is what it
+    has compiled. Returns a descriptor; raises OSError, with the verifier's
+    last words if it had any."""
+    code = ctypes.create_string_buffer(code, len(code))
+    log = ctypes.create_string_buffer(1 << 20)
+    license = ctypes.create_string_buffer(b"GPL")
+    for level in 0, 1:      # the log takes time
+        try:
+            return bpf_call(
+                BPF_PROG_LOAD, "IIQQIIQ8x16s4xI36xII", BPF_PROG_TYPE_TRACING,
+                len(code) // 8, ctypes.addressof(code),
+                ctypes.addressof(license), level, level * len(log),
+                level * ctypes.addressof(log), b"protostats", kind, function,
+                target)
+        except OSError as e:
+            error = e
+    words = [line for line in log.value.decode("ascii", "replace").split("\n")
+             if line and not line.startswith("processed ")]
+    raise OSError(error.errno, "; ".join([error.strerror] + words[-1:]))
+
+
+def links():
+    """struct bpf_link_info of all bpf_links."""
+    link = 0
+    while True:
+        try:
+            link = bpf_call(BPF_LINK_GET_NEXT_ID, "II", link, 0)
+        except OSError:     # there is no more
+            return
+        with contextlib.suppress(OSError):      # it is gone
+            fd = bpf_call(BPF_LINK_GET_FD_BY_ID, "I", link)
+            try:
+                yield object_info(fd)
+            finally:
+                os.close(fd)
+
+
+def link_of(program, index):
+    """The ID of the bpf_link by which a program is on an interface, or None if
+    that is by netlink."""
+    for info in links():
+        kind, link, number, where = struct.unpack_from("=III4xI", info)
+        if (kind, number, where) == (BPF_LINK_TYPE_XDP, program, index):
+            return link
+
+
+def extension_of(program, function):
+    """The descriptor of what runs in the place of a program's function, or
+    None. libxdp puts there what is alone in its dispatcher. Linux 5.13 and
+    later tell."""
+    for info in links():
+        kind, number, target, what = struct.unpack_from("=I4xI8xII", info)
+        if (kind, target, what) == (BPF_LINK_TYPE_TRACING, program, function):
+            with contextlib.suppress(OSError):      # it is gone
+                fd = bpf_call(BPF_PROG_GET_FD_BY_ID, "I", number)
+                if struct.unpack_from("=I", object_info(fd))[0] == (
+                        BPF_PROG_TYPE_EXT):
+                    return fd
+                os.close(fd)
+
+
+# What the C text has to know of the kernel's structs: sums of offsets.
+LAYOUT = {
+    "XDP_DATA": ["xdp_buff.data"], "XDP_DATA_END": ["xdp_buff.data_end"],
+    "XDP_RXQ": ["xdp_buff.rxq"], "RXQ_DEV": ["xdp_rxq_info.dev"],
+    "DEV_IFINDEX": ["net_device.ifindex"], "DEV_NET": ["net_device.nd_net"],
+    "NET_INUM": ["net.ns", "ns_common.inum"]}
+
+
+def offset(btf, member):
+    """Of a struct's member in bytes, by BTF (the kernel's documentation has
+    it as bpf/btf). A struct is found by its name, whose place among the names
+    is nowhere else followed by that kind. Raises ValueError."""
+    header, types, _, names, size = struct.unpack_from("=4x5I", btf)
+    types, names = header + types, header + names
+    structure, member = (
+        btf.index(b"\0%s\0" % name.encode(), names, names + size) + 1 - names
+        for name in member.split("."))
+    at = types - 1
+    while True:
+        at = btf.index(struct.pack("=I", structure), at + 1, names)
+        info, = struct.unpack_from("=I", btf, at + 4)
+        if at % 4 == types % 4 and info >> 24 & 31 == 4:    # BTF_KIND_STRUCT
+            break
+    for at in range(at + 12, at + 12 + 12 * (info & 0xffff), 12):
+        name, _, bits = struct.unpack_from("=III", btf, at)
+        if name == member:      # kind_flag: the upper bits are for bit fields
+            return (bits & 0xffffff if info >> 31 else bits) // 8
+    raise ValueError("no such member")
+
+
+def definitions(index):
+    """What the C text has to know, as {name: number}, or {} if the kernel does
+    not tell."""
+    try:
+        with open("/sys/kernel/btf/vmlinux", "rb") as f:
+            btf = f.read()
+        numbers = {name: sum(offset(btf, member) for member in members)
+                   for name, members in LAYOUT.items()}
+        numbers["NETNS"] = os.stat("/proc/thread-self/ns/net").st_ino
+    except (OSError, ValueError, struct.error):
+        return {}
+    return dict(numbers, IFINDEX=index)
+
+
 # Of linux/rtnetlink.h, linux/if_link.h and linux/if_arp.h.
 RTMGRP_LINK, RTM_GETLINK, RTM_SETLINK = 1, 18, 19
-IFLA_XDP = 43
+IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_XDP = 18, 1, 43
 IFLA_XDP_FD, IFLA_XDP_FLAGS, IFLA_XDP_EXPECTED_FD = 1, 3, 8
 # Program IDs in IFLA_XDP, by what ip(8) calls their mode.
 IFLA_XDP_PROG_IDS = {4: "xdp", 5: "xdpdrv", 6: "xdpgeneric", 7: "xdpoffload"}
@@ -413,8 +652,8 @@ def netlink(s, request, index, data=b""):
     return answer[16:32], attributes(answer[32:])
 
 
-class Gone(Exception):
-    """The program is no longer where it was attached."""
+class Trouble(Exception):
+    """Ends the counting, in words that go after the interface's name."""
 
 
 class Interface:
@@ -427,34 +666,41 @@ class Interface:
             self.index = socket.if_nametoindex(name)
         except OSError:
             die("there is no network interface %s: see ip link" % name)
+        self.known = definitions(self.index)
         self.look()
 
     def look(self):
-        """Ask how things are. Raises Gone."""
+        """Ask how things are. Raises Trouble."""
         try:
             info, fields = netlink(self.socket, RTM_GETLINK, self.index)
         except OSError as e:
             if e.errno == errno.ENODEV:
-                raise Gone("is gone")
+                raise Trouble("is gone")
             raise
         self.type = struct.unpack_from("=H", info, 2)[0]
+        kind = attributes(fields.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND)
+        self.is_bond = kind == b"bond\0"
         xdp = attributes(fields.get(IFLA_XDP, b""))
         self.programs = {struct.unpack("=I", xdp[kind])[0]: mode
                          for kind, mode in sorted(IFLA_XDP_PROG_IDS.items())
                          if kind in xdp}
 
-    def check(self):
-        """Is the program still there? Raises Gone."""
-        self.look()
-        if self.program not in self.programs:
-            raise Gone("no longer has this program: somebody removed it")
-
     def refuse_to_replace(self):
+        """Raises Trouble if there is a program."""
         self.look()
         for number, mode in self.programs.items():
-            die("%s already has the XDP program %s (ID %d): end what attached "
-                "it, or try: ip link set dev %s %s off" % (
-                    self.name, program_name(number), number, self.name, mode))
+            raise self.in_the_way(number, mode)
+
+    def in_the_way(self, number, mode, why=""):
+        text = "already has the XDP program %s (ID %d)%s" % (
+            program_name(number), number, why)
+        if not args.watch_only:
+            text += (": end what attached it, or try: "
+                     "ip link set dev %s %s off" % (self.name, mode))
+        return Trouble(text)
+
+    def tell(self, text):
+        warn("%s: %s" % (self.name, text))
 
 
 def attach_by_link(interface, program, mode):
@@ -493,7 +739,7 @@ def detach_by_netlink(attached):
             interface.look()    # the best that there was before Linux 5.7
             if interface.program in interface.programs:
                 set_xdp(interface, -1, XDP_MODES[mode])
-    except (OSError, Gone) as e:
+    except (OSError, Trouble) as e:
         if getattr(e, "errno", None) != errno.EEXIST:   # by now another's
             warn("%s: could not remove the program; if it is still there, "
                  "do: %s" % (interface.name, removal))
@@ -517,8 +763,178 @@ def attach(interface, program):
             return (mode,) + way
         interface.refuse_to_replace()
         reasons.append(error.strerror)
-    die("%s takes no XDP program: %s" % (
-        interface.name, "; ".join(dict.fromkeys(reasons))))
+    raise Trouble("takes no XDP program: %s" % (
+        "; ".join(dict.fromkeys(reasons))))
+
+
+class Own:
+    """The tool's own program, which lets everything pass."""
+
+    def __init__(self, interface):
+        self.interface = interface
+
+    def start(self, bpf):
+        """Raises Trouble."""
+        program = quietly(lambda: bpf.load_func("protostats", BPF.XDP).fd)
+        self.number = self.interface.program = program_info(program)[0]
+        mode, self.detach, self.attached = attach(self.interface, program)
+        self.title = mode + " mode"
+
+    def stop(self):
+        self.detach(self.attached)
+
+
+class Watch:
+    """Programs at the entry and the exit of the XDP program that is there."""
+
+    RETURN_0 = bytes.fromhex("b700000000000000 9500000000000000")   # insns
+    REASONS = {errno.EINVAL: "it takes Linux 5.5",
+               errno.EBUSY: "another program runs in its place",
+               524: "not on this machine"}      # ENOTSUPP of linux/errno.h
+
+    def __init__(self, interface):
+        """Find it, and ask the kernel whether it can be watched, before all
+        that takes time. Raises Trouble, or FileNotFoundError if it is gone
+        again."""
+        self.interface = interface
+        self.number, self.mode = next(iter(interface.programs.items()))
+        self.opened = []        # descriptors
+        self.open(bpf_call(BPF_PROG_GET_FD_BY_ID, "I", self.number))
+        _, self.name, self.function = program_info(self.opened[0])
+        extension = extension_of(self.number, self.function)
+        if extension:
+            self.open(extension)
+            _, name, self.function = program_info(extension)
+            self.name = "%s in %s" % (name, self.name)
+        self.target = self.opened[-1]
+        if not self.function:
+            raise self.trouble("it has no BTF")
+        if not interface.known:
+            raise self.trouble("the kernel's BTF does not tell what it takes")
+        if interface.is_bond and self.mode != "xdpgeneric":
+            raise self.trouble("a bond's program runs on its members: watch "
+                               "these")
+        self.attach(self.load(self.RETURN_0, BPF_TRACE_FEXIT))
+        for _ in range(2):
+            os.close(self.opened.pop())
+
+    def open(self, fd):
+        self.opened.append(fd)
+        return fd
+
+    def trouble(self, why):
+        self.stop()
+        return self.interface.in_the_way(
+            self.number, self.mode, ", which can't be watched (%s)" % why)
+
+    @contextlib.contextmanager
+    def refusal(self):
+        try:
+            yield
+        except OSError as e:
+            raise self.trouble("the kernel refuses to trace it: %s" % (
+                "; ".join(filter(None, [e.strerror,
+                                        self.REASONS.get(e.errno)]))))
+
+    def load(self, code, kind):
+        with self.refusal():
+            return self.open(load_tracer(code, kind, self.target,
+                                         self.function))
+
+    def attach(self, program):
+        with self.refusal():
+            self.open(bpf_call(BPF_RAW_TRACEPOINT_OPEN, "QI", 0, program))
+
+    def start(self, bpf):
+        """The entry comes first, and goes last: no exit that is counted is
+        without it. Raises Trouble."""
+        entry = self.load(bpf.dump_func(b"watch_entry"), BPF_TRACE_FENTRY)
+        self.exit = self.load(bpf.dump_func(b"watch_exit"), BPF_TRACE_FEXIT)
+        self.attach(entry)
+        self.attach(self.exit)
+        mode = "generic" if self.mode == "xdpgeneric" else "native"
+        link = link_of(self.number, self.interface.index)
+        self.title = "watching %s (ID %d)" % (self.name, self.number)
+        self.interface.tell("watching %s (ID %d, %s, %s)" % (
+            self.name, self.number, mode,
+            "netlink" if link is None else "link %d" % link))
+
+    def lost(self):
+        """How often the kernel left out the program at the exit, because it
+        ran already. From struct bpf_prog_info of Linux 5.12 and later."""
+        return struct.unpack_from("=208xQ", object_info(self.exit))[0]
+
+    def stop(self):
+        """The kernel ends this with the process, too, however that ends."""
+        while self.opened:
+            os.close(self.opened.pop())
+
+
+class Counter:
+    """Counts by the interface's program, as these come and go, or by the
+    tool's own."""
+
+    PATIENCE = 3        # seconds, with nothing there, for who replaces his
+
+    def __init__(self, interface):
+        self.interface, self.way, self.title = interface, None, None
+        self.alone = -math.inf      # since then there is no program
+        self.next = self.find()
+        if not self.next:
+            raise Trouble("has no XDP program to watch")
+
+    def find(self):
+        """How to count now: a Watch, an Own, or None. Raises Trouble."""
+        while self.interface.programs:
+            try:
+                return Watch(self.interface)
+            except FileNotFoundError:
+                self.interface.look()
+        if not args.watch_only and (
+                time.monotonic() > self.alone + self.PATIENCE):
+            return Own(self.interface)
+
+    def start(self, bpf):
+        """Raises Trouble."""
+        self.bpf = bpf
+        try:
+            self.next.start(bpf)
+        except Trouble:
+            if not isinstance(self.next, Own) or not self.interface.programs:
+                raise
+            self.next = self.find()     # one came meanwhile
+            self.next.start(bpf)
+        self.way = self.next
+        self.title = self.way.title + (
+            ", and others before" if self.title else "")
+
+    def stop(self):
+        if self.way:
+            if isinstance(self.way, Watch) and self.way.lost():
+                self.interface.tell("lost %d packets" % self.way.lost())
+            self.way.stop()
+
+    def check(self):
+        """Go on with what is there now. Raises Trouble."""
+        self.interface.look()
+        if self.way:
+            if self.way.number in self.interface.programs:
+                return
+            if isinstance(self.way, Own):
+                raise Trouble(
+                    "no longer has this program: somebody removed it")
+            self.stop()
+            self.alone = time.monotonic()
+            self.interface.tell("%s (ID %d) was %s" % (
+                self.way.name, self.way.number,
+                "replaced" if self.interface.programs else "removed"))
+            self.way = None
+        self.next = self.find()
+        if self.next:
+            self.start(self.bpf)
+            if isinstance(self.way, Own):
+                self.interface.tell("counting by a program of its own: all "
+                                    "pass, no other can be attached")
 
 
 # Those that do not end a process, or tell of a defect in it.
@@ -533,8 +949,10 @@ class Stop:
     """Waits, and knows of the wish to end: a signal, a reader that left, or
     that the time is over."""
 
-    def __init__(self, interface):
-        self.interface, self.end = interface, math.inf
+    LOOK = 1    # seconds at most; who updates a link makes no news by netlink
+
+    def __init__(self, check):
+        self.check, self.end = check, math.inf
         awake, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
@@ -550,7 +968,7 @@ class Stop:
         self.poll.register(self.news, select.POLLIN)
 
     def ready(self, seconds):
-        return {fd for fd, _ in self.poll.poll(1000 * min(1e6, seconds))}
+        return {fd for fd, _ in self.poll.poll(1000 * seconds)}
 
     def wished(self):
         return bool(self.ready(0) - {self.news.fileno()}) or (
@@ -558,16 +976,16 @@ class Stop:
 
     def wait(self, until):
         """Returns False at that time, True if there is a wish to end by then.
-        Raises Gone."""
+        Raises Trouble."""
         while not self.wished():
             left = until - time.monotonic()
-            if left <= 0:
-                self.interface.check()
-                return False
-            if self.news.fileno() in self.ready(left):
+            if left > 0 and self.news.fileno() in self.ready(
+                    min(left, self.LOOK)):
                 with contextlib.suppress(OSError):  # more than it could hold
                     self.news.recv(1 << 17)
-                self.interface.check()
+            self.check()
+            if left <= 0:
+                return False
         return True
 
 
@@ -613,11 +1031,9 @@ def percent(part, whole):
 def read_counts(bpf):
     """(packets, bytes) by verdict and class since the start, on all CPUs."""
     cpus = bpf["counts"][0]
-    sums = [(sum(cpu.of[i].packets for cpu in cpus),
-             sum(cpu.of[i].bytes for cpu in cpus))
-            for i in range(len(verdicts) * len(classes))]
-    return [sums[i:i + len(classes)]
-            for i in range(0, len(sums), len(classes))]
+    return [[(sum(cpu.of[number * len(classes) + i].packets for cpu in cpus),
+              sum(cpu.of[number * len(classes) + i].bytes for cpu in cpus))
+             for i in range(len(classes))] for number in verdicts.values()]
 
 
 def total(counts):
@@ -625,22 +1041,54 @@ def total(counts):
     return tuple(map(sum, zip(*counts)))
 
 
-def columns(counts):
-    """The (packets, bytes) that go into each column of a row."""
-    by_verdict = dict(zip(verdicts, map(total, counts)))
-    by_class = [total(count) for count in zip(*counts)]
-    return [by_verdict["PASS"], by_verdict["DROP"], by_verdict["TX"],
-            *by_class[:4], total(by_class[4:])]
+def difference(counts, before):
+    return [[(packets - packets_before, size - size_before)
+             for (packets, size), (packets_before, size_before) in zip(*pair)]
+            for pair in zip(counts, before)]
+
+
+def matrix(title, counts, width, cell):
+    """Counts by class and verdict as lines of text. No packets are a dot, for
+    the eye to find the others."""
+    line = "%-9s" + len(verdicts) * (" %%%ds" % width)
+    yield line % (title, *verdicts)
+    for name, by_verdict in zip(classes, zip(*counts)):
+        yield line % (name, *(cell(count) if count[0] else "."
+                              for count in by_verdict))
+
+
+def bars(counts, width):
+    """For each class a bar by verdict, one letter for each: the longest one is
+    as wide as that, or has one letter more for what is too little for one."""
+    def amount(count):
+        return count[1 if args.bits else 0]
+    most = max(amount(total(count)) for count in zip(*counts)) or 1
+    for by_verdict in zip(*counts):
+        bar, so_far = "", 0
+        for verdict, count in zip(verdicts, by_verdict):
+            so_far += amount(count)
+            bar = bar.ljust(max(round(width * so_far / most),
+                                len(bar) + bool(count[0])), verdict[0])
+        yield bar
 
 
 class Rows:
-    """Prints a row for each interval."""
-
-    titles = ("TIME", "PASS", "DROP", "TX", "TCP", "UDP", "PING", "ICMP",
-              "OTHER", "DROP%")
+    """Prints a row, or with -m a table, for each interval."""
 
     def __init__(self, output):
-        self.output = output
+        self.output, self.left, self.gap = output, 0, ""
+
+    def columns(self, counts):
+        """[(title, (packets, bytes)), ...] of a row."""
+        by_verdict = dict(zip(verdicts, map(total, counts)))
+        by_class = [total(count) for count in zip(*counts)]
+        if args.matrix:
+            return [("%s-%s" % (name, verdict), count)
+                    for name, row in zip(classes, zip(*counts))
+                    for verdict, count in zip(verdicts, row)]
+        return [*((name, by_verdict[name]) for name in ("PASS", "DROP", "TX")),
+            *zip(("TCP", "UDP", "PING", "ICMP"), by_class),
+            ("OTHER", total(by_class[4:]))]
 
     def write(self, row):
         if args.csv:
@@ -649,26 +1097,37 @@ class Rows:
             self.output.write(("%-8s" + " %7s" * 8 + " %6s\n") % tuple(row))
 
     def start(self, counts):
-        self.then, self.before = time.monotonic(), columns(counts)
+        self.then, self.before = time.monotonic(), counts
         self.header()
 
     def header(self):
-        self.write(self.titles)
+        if args.csv or not args.matrix:
+            self.write(["TIME", *(title for title, _ in self.columns(
+                self.before)), "DROP%"])
         self.left = screenful()
 
     def print(self, counts):
-        now, sums = time.monotonic(), columns(counts)
-        new = [(packets - packets_before, size - size_before)
-               for (packets, size), (packets_before, size_before)
-               in zip(sums, self.before)]
+        now, new = time.monotonic(), difference(counts, self.before)
+        self.seconds, self.then, self.before = now - self.then, now, counts
+        if args.matrix and not args.csv:
+            return self.print_matrix(new)
         if self.left <= 0:
             self.header()
         self.left -= 1
-        self.write([time.strftime("%H:%M:%S")] + [
-            rate((8 * size if args.bits else packets) / (now - self.then))
-            for packets, size in new] + [
-            percent(new[1][0], total(new[3:])[0])])
-        self.then, self.before = now, sums
+        sums = dict(zip(verdicts, map(total, new)))
+        self.write([time.strftime("%H:%M:%S"),
+                    *(self.rate(count) for _, count in self.columns(new)),
+                    percent(sums["DROP"][0], total(sums.values())[0])])
+
+    def print_matrix(self, new):
+        lines = matrix(time.strftime("%H:%M:%S"), new, 8, self.rate)
+        self.output.write(self.gap + "".join(
+            (line + "  " + bar).rstrip() + "\n"
+            for line, bar in zip(lines, ["", *bars(new, 19)])))
+        self.gap = "\n"
+
+    def rate(self, count):
+        return rate((8 * count[1] if args.bits else count[0]) / self.seconds)
 
 
 def rate(value):
@@ -686,18 +1145,24 @@ def rate(value):
     return "%.1f%s" % (value, unit)
 
 
-def totals(counts, interface, mode, seconds):
-    """A table of all since the start, as text."""
+def totals(counts, title):
+    """A table of all since the start, and unless all has passed one by class
+    and verdict, as text."""
     line = "%-9s %15s %18s %6s\n"
     everything = [total(count) for count in zip(*counts)]
     rows = list(zip(classes, everything))
     rows += [(verdict, total(count))
              for verdict, count in zip(verdicts, counts) if any(total(count))]
     rows.append(("all", total(everything)))
-    return "\n%s, %s mode, %.1f s:\n" % (interface.name, mode, seconds) + (
-        line % ("CLASS", "PACKETS", "BYTES", "%")) + "".join(
-        line % (name, packets, size, percent(packets, rows[-1][1][0]))
-        for name, (packets, size) in rows)
+    text = "\n" + title + ":\n" + line % ("CLASS", "PACKETS", "BYTES", "%")
+    text += "".join(line % (name, packets, size,
+                            percent(packets, rows[-1][1][0]))
+                    for name, (packets, size) in rows)
+    not_passed = counts[1:]     # PASS is the first one
+    if args.matrix or any(count[0] for row in not_passed for count in row):
+        text += "\n" + "".join(each + "\n" for each in matrix(
+            "PACKETS", counts, 12, lambda count: count[0]))
+    return text
 
 
 def log_file():
@@ -723,19 +1188,15 @@ def output_into(file):
         os.close(saved[1])
 
 
-def load(text):
-    """Returns the BPF object and the program's descriptor."""
+def quietly(action):
+    """What BCC does, or one line on why it can't."""
     with log_file() as log:
         try:
             with output_into(log):
-                bpf = BPF(text=text)
-                bpf["counts"][0]    # can it be read?
-                program = bpf.load_func("protostats", BPF.XDP).fd
+                return action()
         except Exception as e:
             log.seek(0)
             die(reason(e, log.read()))
-    give_back_memory()
-    return bpf, program
 
 
 def give_back_memory():
@@ -754,6 +1215,12 @@ def if_too_old(words):
             "is %s" % (parser.prog, os.uname().release))
 
 
+def load(text):
+    bpf = BPF(text=text)
+    bpf["counts"][0]    # can it be read?
+    return bpf
+
+
 def reason(error, log):
     """The one line that tells most of why BCC failed."""
     if "kernel headers" in log:
@@ -766,19 +1233,13 @@ def reason(error, log):
     return "no BPF program: " + words + if_too_old(words)
 
 
-def check(interface):
-    """Refuse what can't work."""
-    if interface.type not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
-        die("%s has no Ethernet frames" % interface.name)
-
-
-def count_packets(interface):
-    bpf, program = load(bpf_text)
-    interface.program = program_info(program)[0]
-    stop = Stop(interface)
+def count_packets(counter, text):
+    bpf = quietly(lambda: load(text))
+    stop = Stop(counter.check)
     rows = Rows(Output(stop))
-    mode, detach, attached = attach(interface, program)
-    begin, gone = time.monotonic(), None
+    counter.start(bpf)
+    give_back_memory()
+    begin, trouble = time.monotonic(), None
     try:
         rows.start(read_counts(bpf))
         left = args.count or math.inf
@@ -790,17 +1251,18 @@ def count_packets(interface):
             due += args.interval
             if due < time.monotonic():      # it was stopped for a while
                 due = time.monotonic() + args.interval
-    except Gone as e:
-        gone = e
+    except Trouble as e:
+        trouble = e
     finally:
-        detach(attached)
-    text = totals(read_counts(bpf), interface, mode, time.monotonic() - begin)
+        counter.stop()
+    text = totals(read_counts(bpf), "%s, %s, %.1f s" % (
+        counter.interface.name, counter.title, time.monotonic() - begin))
     if args.csv:
         warn(text[1:-1])
     else:
         rows.output.write(text)
-    if gone:
-        die("%s %s" % (interface.name, gone))
+    if trouble:
+        raise trouble
 
 
 def main():
@@ -813,15 +1275,21 @@ def main():
         die("needs root, try: sudo %s" % " ".join(sys.argv))
     try:
         interface = Interface(args.interface)
+        text = "".join("#define %s %d\n" % definition
+                       for definition in interface.known.items()) + bpf_text
         if args.ebpf:
-            print(bpf_text, flush=True)
+            print(text, flush=True)
             return
-        check(interface)
-        interface.refuse_to_replace()
-        count_packets(interface)
+        if interface.type not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+            die("%s has no Ethernet frames" % interface.name)
+        # Before Linux 5.11, what BPF takes was locked memory of the user's.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK,
+                               [resource.RLIM_INFINITY] * 2)
+        count_packets(Counter(interface), text)
     except BrokenPipeError:
         pass    # the reader has seen enough
-    except Gone as e:
+    except Trouble as e:
         die("%s %s" % (args.interface, e))
     except OSError as e:
         die("%s: %s" % (args.interface, e.strerror))

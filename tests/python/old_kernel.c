@@ -1,9 +1,9 @@
 /*
  * Preloaded into a process, makes the kernel look older to it, by what is in the
- * environment. OLD_XDP: bpf(2) has no links, and with the value 5.6 netlink does
- * not know XDP_FLAGS_REPLACE either; XDP_WAIT makes it slow to find out, by so
- * many seconds. OLD_BPF=none: there is no bpf(2); OLD_BPF=unknown: it does not
- * know any type of program, as if all were newer.
+ * environment. OLD_XDP: bpf(2) has no links and no tracing programs, and with the
+ * value 5.6 netlink does not know XDP_FLAGS_REPLACE either. XDP_WAIT: a link comes
+ * or is refused so many seconds later. OLD_BPF=none: there is no bpf(2);
+ * OLD_BPF=unknown: it does not know any type of program, as if all were newer.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -34,14 +34,17 @@ long syscall(long number, ...)
         errno = ENOSYS;
         return -1;
     }
-    if (number == SYS_bpf && (int)a[0] == BPF_PROG_LOAD && old_bpf) {
+    if (number == SYS_bpf && (int)a[0] == BPF_PROG_LOAD &&
+        (old_bpf || (getenv("OLD_XDP") &&
+                     *(unsigned int *)a[1] == BPF_PROG_TYPE_TRACING))) {
         errno = EINVAL;
         return -1;
     }
     if (number == SYS_bpf && (int)a[0] == BPF_LINK_CREATE &&
+        getenv("XDP_WAIT"))
+        sleep(atoi(getenv("XDP_WAIT")));
+    if (number == SYS_bpf && (int)a[0] == BPF_LINK_CREATE &&
         getenv("OLD_XDP")) {
-        if (getenv("XDP_WAIT"))
-            sleep(atoi(getenv("XDP_WAIT")));
         errno = EINVAL;
         return -1;
     }

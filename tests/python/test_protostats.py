@@ -2,16 +2,18 @@
 """protostats: what packets there were, of which kind, and that all pass."""
 
 import argparse
+import os
 import re
 import socket
 import subprocess
+import time
 import unittest
 from collections import Counter
 
 from conduct import COUNT, Refusals
 from frames import MADE, RECEIVER, SENDER, describe
-from toolrun import tool_path
-from veth import Network, inside
+from toolrun import PYTHON, START_SECONDS, tool_path
+from veth import Network, descriptor, exit_refusal, inside
 from xdpconduct import (Attaching, Counting, Parsing, Rows, XdpSubject,
                         totals)
 
@@ -106,6 +108,8 @@ class TestCounting(Counting, Case):
         def traffic(network):
             for port, last in (network.near, 2), (network.far, 1):
                 port.ip("addr", "add", "10.8.0.%d/24" % last, "dev", "v")
+                # Without IPv6, whose first packets come when they like.
+                port.ip("link", "set", "v", "addrgenmode", "none")
                 port.ip("link", "set", "v", "up")
             ping = network.far.popen("ping", "-q", "-c", str(COUNT), "-i",
                                      "0.02", "10.8.0.2", stdout=-3)
@@ -152,10 +156,42 @@ class TestCounting(Counting, Case):
 
 
 class TestAttaching(Attaching, Case):
-    pass
+
+    def test_two_instances(self):
+        """A second one watches the first, or is refused."""
+        network = Network(self.addCleanup)
+        with network.near.tool("protostats"):
+            program = descriptor(list(network.near.xdp())[0])
+            self.addCleanup(os.close, program)
+            if not exit_refusal(program):
+                self.skipTest("it watches, for which test_watching.py has the "
+                              "test")
+        super().test_two_instances()
 
 
 class TestRows(Rows, Case):
+
+    def test_matrix(self):
+        """The longest bar has 19 letters; one packet has one nevertheless."""
+        network = Network(self.addCleanup)
+        process = network.near.popen(
+            PYTHON, tool_path("protostats"), "-m", "near0", "3", "1",
+            stdout=subprocess.PIPE, universal_newlines=True)
+        end = time.monotonic() + START_SECONDS
+        while not network.near.xdp():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.1)
+        with network.far.wire() as far:
+            far.send(*[MADE["TCP, v4"][0]] * 3001, MADE["UDP, v4"][0])
+        lines = process.communicate()[0].splitlines()
+        for line, pattern in zip(lines, (
+                r"\d\d:\d\d:\d\d +PASS +DROP +TX +REDIRECT +ABORTED",
+                r"TCP +\d+( +\.){4}  P{19}", r"UDP +0\.3\d?( +\.){4}  P",
+                r"ping( +\.){5}", r"ICMP( +\.){5}", r"other( +\.){5}",
+                r"malformed( +\.){5}", "", "near0, native mode, .*:")):
+            self.assertRegex(line, "^%s$" % pattern)
+        self.assertLess(max(map(len, lines)), 80)
+        self.assertRegex("\n".join(lines), r"\nTCP +3001( +\.){4}\n")
 
     def test_columns(self):
         """Each made kind in its column, and malformed ones with the others."""

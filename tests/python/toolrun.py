@@ -21,6 +21,9 @@ PYTHON = "/usr/bin/python3"     # the one that the distribution's BCC is for
 
 sys.path.insert(0, os.path.join(TOP, "tests", "workload"))
 
+# Also in the background, where a shell has it ignored: much is ended by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Under software emulation a compile can take minutes.
 START_SECONDS = 300
 SETTLE_SECONDS = 0.3            # after the last event, before the end

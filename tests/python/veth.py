@@ -205,6 +205,36 @@ def pass_program():
     return load_xdp("foreign", (0xb7, 0, 0, 2), (0x95, 0, 0, 0))
 
 
+def descriptor(number):
+    """Of a loaded program. BPF_PROG_GET_FD_BY_ID is 13."""
+    attr = ctypes.create_string_buffer(128)
+    struct.pack_into("=I", attr, 0, number)
+    return bpf(13, attr)
+
+
+def exit_refusal(fd):
+    """Why the kernel takes no program at the exit of an XDP program that has
+    BTF, or None if it does; asked by the least one: r0 = 0; exit. Its type is
+    26 (TRACING), expected_attach_type (25, FEXIT) is at 68, attach_btf_id at
+    108, attach_prog_fd at 112. That BTF ID is in the second half of struct
+    bpf_func_info, for which struct bpf_prog_info has its size at 132, where it
+    shall go at 136 and how many at 144."""
+    function, info, attr, license = map(ctypes.create_string_buffer, (
+        8, 256, 128, b"GPL"))
+    struct.pack_into("=IQI", info, 132, 8, ctypes.addressof(function), 1)
+    struct.pack_into("=IIQ", attr, 0, fd, len(info), ctypes.addressof(info))
+    bpf(15, attr)       # BPF_OBJ_GET_INFO_BY_FD
+    code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xb7, 0, 0, 0,
+                                                   0x95, 0, 0, 0))
+    struct.pack_into("=IIQQ44xI36xII", attr, 0, 26, 2, ctypes.addressof(code),
+                     ctypes.addressof(license), 25,
+                     struct.unpack_from("=4xI", function)[0], fd)
+    try:
+        os.close(bpf(5, attr))      # BPF_PROG_LOAD
+    except OSError as e:
+        return e.strerror
+
+
 def link_program(fd, port, mode):
     """Attach a program by a bpf_link, which is returned as a descriptor.
     BPF_LINK_CREATE is 28, attach type BPF_XDP 37."""

@@ -28,7 +28,11 @@ CORPUS = int(os.environ.get("XDP_CORPUS", 200000))      # frames
 
 def totals(tool):
     """The table at the end: {class: (packets, bytes)}, with "all"."""
-    rows = [row.split() for row in tool.rows[tool.rows.index("") + 3:]]
+    titles = next(row for row in tool.rows if row.startswith("CLASS "))
+    rows = tool.rows[tool.rows.index(titles) + 1:]
+    if "" in rows:      # another table
+        rows = rows[:rows.index("")]
+    rows = [row.split() for row in rows]
     return {row[0]: tuple(map(int, row[-3:-1])) for row in rows}
 
 
