@@ -70,6 +70,9 @@ def plan(tool):
          lambda _: (cpus, ENDLESS, 0.7, "cost")),
         (workload("A burst of 1,000,000 calls, or what is done in 5 s",
                   ["rate"], floors=False), lambda _: (1, BURST, 5, "burst")),
+        (workload("A burst of 1,000,000 calls that differ, or what is done "
+                  "in 5 s", ["rate"], floors=False),
+         lambda _: (1, BURST, 5, "differ")),
         (workload("100,000 calls a second for 20 s", ["rate"], floors=False,
                   rounds=1),
          lambda _: (1, ENDLESS, 20, STEADY)),

@@ -5,6 +5,8 @@ USAGE: floor.py nothing             a program that is not attached anywhere:
                                     what BCC itself takes in memory and time
        floor.py pair SYSCALL        a pair of programs that do nothing, on a
                                     system call's tracepoints
+       floor.py clock SYSCALL       the same, but each reads the clock: without
+                                    that there is no latency
        floor.py unsent TOOL         TOOL's own programs, which build an event
                                     but do not submit it
 
@@ -25,11 +27,13 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(
 PAIR = """
 TRACEPOINT_PROBE(syscalls, sys_enter_%(name)s)
 {
+    %(act)s
     return 0;
 }
 
 TRACEPOINT_PROBE(syscalls, sys_exit_%(name)s)
 {
+    %(act)s
     return 0;
 }
 """
@@ -50,8 +54,9 @@ def unsent(tool):
 def main():
     if sys.argv[1:] == ["nothing"]:
         text = "int nothing(void *ctx) { return 0; }"
-    elif len(sys.argv) == 3 and sys.argv[1] == "pair":
-        text = PAIR % {"name": sys.argv[2]}
+    elif len(sys.argv) == 3 and sys.argv[1] in ("pair", "clock"):
+        text = PAIR % {"name": sys.argv[2], "act": "bpf_ktime_get_ns();" if
+                       sys.argv[1] == "clock" else ""}
     elif len(sys.argv) == 3 and sys.argv[1] == "unsent":
         text = unsent(sys.argv[2])
     else:

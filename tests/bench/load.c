@@ -1,15 +1,17 @@
 /*
  * load      Makes system calls for a tracer to see, and tells what they cost.
  *
- * USAGE: load kill|madvise SENDERS CALLS SECONDS cost|burst|RATE
+ * USAGE: load kill|madvise SENDERS CALLS SECONDS cost|burst|differ|RATE
  *
  * Prints the PIDs of SENDERS processes. When stdin has a line, or ends, they
  * begin: each makes CALLS calls, or what it can in SECONDS; kill(self, 0), or
  * madvise(DONTNEED) of a page that is not in use. With cost, as fast as it can,
- * and as many getppid(2) in turn; with burst, the calls alone; with a number,
- * so many a second, of all senders together. Then it prints: how many calls were
- * made; in how many seconds; ns for a call; ns for a getppid(2). A time is the
- * median over some PIECE calls each, by CLOCK_MONOTONIC; 0 where there is none.
+ * and as many getppid(2) in turn; with burst, the calls alone; with differ, the
+ * same, but each to another process, which does not exist, or for another range;
+ * with a number, so many a second, of all senders together. Then it prints: how
+ * many calls were made; in how many seconds; ns for a call; ns for a getppid(2).
+ * A time is the median over some PIECE calls each, by CLOCK_MONOTONIC; 0 where
+ * there is none.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -26,6 +28,9 @@
 #define PIECE 100	/* calls between two looks at the clock */
 #define PIECES 50000	/* whose times are kept, of each sender; the last ones */
 #define MAX_SENDERS 1024
+#define MAX_PID (1 << 22)	/* PID_MAX_LIMIT: see pid_max in proc(5) */
+#define PAGES 256
+#define PAGE 4096
 
 enum call { KILL, MADVISE, GETPPID };
 
@@ -56,14 +61,24 @@ static void *map(size_t size, int flags)
 	return at;
 }
 
-static void make_calls(enum call call, long calls, void *page, pid_t self)
+/* first is that call's number, or 0 if all are to be alike. */
+static void make_calls(enum call call, long calls, char *pages, pid_t self,
+		       long first)
 {
-	if (call == KILL)
+	if (call == KILL && first)
+		while (calls--)
+			kill(MAX_PID + first++, 0);
+	else if (call == KILL)
 		while (calls--)
 			kill(self, 0);
+	else if (call == MADVISE && first)
+		for (; calls--; first++)
+			madvise(pages + first % PAGES * PAGE,
+				(1 + first / PAGES % PAGES) * PAGE,
+				MADV_DONTNEED);
 	else if (call == MADVISE)
 		while (calls--)
-			madvise(page, 4096, MADV_DONTNEED);
+			madvise(pages, PAGE, MADV_DONTNEED);
 	else
 		while (calls--)
 			syscall(SYS_getppid);
@@ -75,9 +90,9 @@ static long least(long a, long b)
 }
 
 static void send(struct told *told, enum call call, long calls, double seconds,
-		 int with_getppid, double rate)
+		 int with_getppid, int differ, double rate)
 {
-	void *page = map(4096, MAP_PRIVATE);
+	char *pages = map(2 * PAGES * PAGE, MAP_PRIVATE);
 	struct timespec pause = { 0, 1000000 };
 	pid_t self = getpid();
 	double begin = now(), then = begin, done;
@@ -95,13 +110,14 @@ static void send(struct told *told, enum call call, long calls, double seconds,
 				continue;
 			}
 		}
-		make_calls(call, piece, page, self);
+		make_calls(call, piece, pages, self,
+			   differ ? told->calls + 1 : 0);
 		done = now();
 		told->ns[told->pieces++ % PIECES] = (done - then) / piece;
 		told->calls += piece;
 		then = done;
 		if (with_getppid) {
-			make_calls(GETPPID, piece, page, self);
+			make_calls(GETPPID, piece, pages, self, 0);
 			done = now();
 			told->getppid_ns[told->getppid_pieces++ % PIECES] =
 				(done - then) / piece;
@@ -158,16 +174,17 @@ int main(int argc, char **argv)
 	double seconds = argc == 6 ? atof(argv[4]) : 0, rate = 0;
 	enum call call = argc == 6 && !strcmp(argv[1], "kill") ? KILL : MADVISE;
 	int cost = argc == 6 && !strcmp(argv[5], "cost");
+	int differ = argc == 6 && !strcmp(argv[5], "differ");
 	struct told *told;
 	char c;
 
-	if (argc == 6 && !cost && strcmp(argv[5], "burst"))
+	if (argc == 6 && !cost && !differ && strcmp(argv[5], "burst"))
 		rate = atof(argv[5]);
 	if (senders < 1 || senders > MAX_SENDERS || calls < 1 || seconds <= 0 ||
 	    (call == MADVISE && strcmp(argv[1], "madvise")) ||
-	    (!cost && !rate && strcmp(argv[5], "burst"))) {
+	    (!cost && !differ && !rate && strcmp(argv[5], "burst"))) {
 		fprintf(stderr, "usage: load kill|madvise SENDERS CALLS "
-			"SECONDS cost|burst|RATE\n");
+			"SECONDS cost|burst|differ|RATE\n");
 		return 2;
 	}
 	told = map(senders * sizeof(*told), MAP_SHARED);
@@ -187,7 +204,7 @@ int main(int argc, char **argv)
 			close(ready[1]);
 			if (read(ready[0], &c, 1) == 0)
 				send(&told[i], call, calls, seconds, cost,
-				     rate / senders);
+				     differ, rate / senders);
 			_exit(0);
 		}
 		printf("%d ", child);

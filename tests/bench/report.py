@@ -186,7 +186,7 @@ def draw_bars(w, ax):
         color=["tab:orange" if t == w.ours else "tab:blue" for t in tracers])
     for i, m in enumerate(medians):
         ax.annotate(" " + shown(w.main, m), (m, i), va="bottom", fontsize=8)
-    if max(medians) > 20 * min(medians) > 0:
+    if medians and max(medians) > 20 * min(medians) > 0:
         ax.set_xscale("log")
     ax.invert_yaxis()
     ax.set_xlabel(heading(w.main))

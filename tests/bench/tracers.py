@@ -142,9 +142,9 @@ class Running:
             found[int(groups.get("pid") or 0)] += int(groups.get("count") or 1)
         return sum(found[pid] for pid in [0, *pids])
 
-    def lost(self):
-        """As it told."""
-        return sum(map(int, LOST.findall(self.text())))
+    def lost(self, offset):
+        """As it told from there on."""
+        return sum(map(int, LOST.findall(self.text(offset))))
 
 
 def measure(tracer, load, ticks):
@@ -172,7 +172,7 @@ def measure(tracer, load, ticks):
                 values["start"] = start
             if tracer.row:
                 values["seen"] = running.seen(load.pids, offset)
-                values["lost"] = running.lost()
+                values["lost"] = running.lost(offset)
             return values
 
 
@@ -241,6 +241,7 @@ def madvsnoop():
         ours("madvsnoop", ["-S"], r"^(?P<pid>\d+) +\S+ +DONTNEED +"
              r"(?P<count>\d+) ", ready="Tracing", scales=True),
         *floors("madvise", "madvsnoop"),
+        floor("tracepoints, read the clock", "clock", "madvise"),
         Tracer("trace-bpfcc, no latency, result",
                ["trace-bpfcc", "t:syscalls:sys_enter_madvise "
                 '"%lx %d", args->start, args->behavior'], by_pid),

@@ -25,7 +25,8 @@ from frames import MADE
 from report import Workload
 from toolrun import PYTHON, bpf, cpu_seconds, tool_path
 from tracers import Failed, own_words, resident
-from veth import Network, inside, link_program, load_xdp
+from veth import (Network, Port, descriptor, inside, link_program,
+                  load_xdp)
 
 FRAMES = {"TCP": "TCP, v4", "UDP": "UDP, v4", "ping": "ping, v4",
           "UDP, VLAN, IPv6, extensions": "UDP, vlan, v6, extension headers"}
@@ -80,7 +81,7 @@ def redirects(index):
                     (0x85, 0, 0, 23), (0x95, 0, 0, 0))
 
 
-def run_program(fd, frame, repeat, flags=0, batch=0):
+def run_many(fd, frame, repeat, flags=0, batch=0):
     """BPF_PROG_TEST_RUN. Returns ns per packet. flags are at offset 64 of
     union bpf_attr, batch_size at 72; live frames need a context, of which
     data_end is all that counts (struct xdp_md)."""
@@ -97,13 +98,6 @@ def run_program(fd, frame, repeat, flags=0, batch=0):
     return struct.unpack_from("=I", attr, 36)[0]
 
 
-def descriptor(number):
-    """Of a loaded program. BPF_PROG_GET_FD_BY_ID is 13."""
-    attr = ctypes.create_string_buffer(128)
-    struct.pack_into("=I", attr, 0, number)
-    return bpf(13, attr)
-
-
 @contextlib.contextmanager
 def flood(port, frame):
     """Send frames out of a port during the block. BPF_F_TEST_XDP_LIVE_FRAMES
@@ -116,7 +110,7 @@ def flood(port, frame):
                 program = redirects(port.index)
                 while not stop.is_set():
                     with contextlib.suppress(InterruptedError):
-                        run_program(program, frame, 65536, flags=2, batch=64)
+                        run_many(program, frame, 65536, flags=2, batch=64)
                 os.close(program)
         except OSError as e:
             errors.append(e)
@@ -282,12 +276,42 @@ def measure_costs(workload, subjects, network, rounds):
         for _ in range(TIMES):
             for name, program in programs.items():
                 for kind, frame in FRAMES.items():
-                    ns = run_program(program, MADE[frame][0], REPEAT)
+                    ns = run_many(program, MADE[frame][0], REPEAT)
                     least[name, kind] = min(ns, least.get((name, kind), ns))
         for name in programs:
             workload.add(name, {kind: least[name, kind] for kind in FRAMES})
     for program in programs.values():
         os.close(program)
+
+
+def measure_watching(workload, network, rounds):
+    """ns per packet of countp alone and with protostats beside it: for packets
+    of the interface that it is told, and of another one. What bpf(2) runs
+    comes in at lo of the namespace where that is done."""
+    lo = Port(network.near.namespace, "lo")
+    watch = ours("protostats", "--watch-only")
+    watch.sign = "watching countp"
+    names = ["countp", "countp, watched", "countp, watched elsewhere"]
+    try:
+        with ours("countp", "-S", "--other", "drop").on(lo):
+            program = descriptor(list(lo.xdp())[0])
+            with open(program, "rb", 0):
+                for _ in range(rounds):
+                    with inside(lo.namespace):
+                        workload.add(names[0], least_times(program))
+                    with watch.on(lo):
+                        with inside(lo.namespace):
+                            workload.add(names[1], least_times(program))
+                        workload.add(names[2], least_times(program))
+    except Failed as e:
+        workload.errors.update(dict.fromkeys(
+            names[bool(workload.found):], str(e)))
+
+
+def least_times(program):
+    return {kind: min(run_many(program, MADE[frame][0], REPEAT)
+                      for _ in range(TIMES))
+            for kind, frame in FRAMES.items()}
 
 
 def measure_rates(workload, subjects, network, rounds):
@@ -325,8 +349,6 @@ def measure_idle(workload, tool, network):
 
 def measure_all(tool, rounds, tell):
     """Returns the Workloads."""
-    if not os.path.ismount("/sys/fs/bpf"):      # xdp-filter pins its maps
-        subprocess.check_call(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"])
     kinds = list(FRAMES)
     costs = Workload("ns per packet", kinds[0], kinds[1:], "return XDP_PASS",
                      tool)
@@ -341,15 +363,24 @@ def measure_all(tool, rounds, tell):
         subjects = subjects_of_passes()
     idle = Workload("20 s without packets", "cpu",
                     ["rss", "anonymous", "start"], "", tool)
+    watching = Workload("ns per packet of a program that is watched",
+                        kinds[0], kinds[1:], "countp", "countp, watched")
     with contextlib.ExitStack() as cleanup:
+        if not os.path.ismount("/sys/fs/bpf"):      # xdp-filter pins its maps
+            subprocess.check_call(["mount", "-t", "bpf", "bpf",
+                                   "/sys/fs/bpf"])
+            cleanup.callback(subprocess.call, ["umount", "/sys/fs/bpf"])
         network = Network(cleanup.callback)
         cleanup.enter_context(Bare("", passes).on(network.far))
         network.near.popen("ethtool", "-K", network.near.name, "gro",
                            "on").wait()
         tell("ns per packet")
         measure_costs(costs, subjects_of_costs(tool), network, rounds)
+        if tool == "protostats":
+            tell("ns per packet, watched")
+            measure_watching(watching, network, rounds)
         tell("packets per second")
         measure_rates(rates, subjects, network, rounds)
         tell("no packets")
         measure_idle(idle, tool, network)
-    return [costs, rates, idle]
+    return [costs, *([watching] if tool == "protostats" else []), rates, idle]
