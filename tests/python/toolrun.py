@@ -21,8 +21,9 @@ PYTHON = "/usr/bin/python3"     # the one that the distribution's BCC is for
 
 sys.path.insert(0, os.path.join(TOP, "tests", "workload"))
 
-# Also in the background, where a shell has it ignored: much is ended by it.
+# Also in the background, where a shell has them ignored: much ends by them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # Under software emulation a compile can take minutes.
 START_SECONDS = 300
