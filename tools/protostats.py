@@ -815,7 +815,7 @@ class Watch:
             raise self.trouble("a bond's program runs on its members: watch "
                                "these")
         self.attach(self.load(self.RETURN_0, BPF_TRACE_FEXIT))
-        for _ in range(2):
+        for _ in range(2):      # of that attempt
             os.close(self.opened.pop())
 
     def open(self, fd):
@@ -874,7 +874,7 @@ class Counter:
     """Counts by the interface's program, as these come and go, or by the
     tool's own."""
 
-    PATIENCE = 3        # seconds, with nothing there, for who replaces his
+    PATIENCE = 3        # seconds with nothing there, until it attaches its own
 
     def __init__(self, interface):
         self.interface, self.way, self.title = interface, None, None

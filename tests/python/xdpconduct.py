@@ -23,7 +23,7 @@ from veth import (MODES, Network, attach_foreign, inside, pass_program,
                   run_program)
 
 SEED = 20261123
-CORPUS = int(os.environ.get("XDP_CORPUS", 200000))      # frames
+CORPUS = 200000         # frames
 
 
 def totals(tool):
