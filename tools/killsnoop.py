@@ -23,8 +23,10 @@ import csv
 import ctypes
 import errno
 import functools
+import gc
 import io
 import math
+import mmap
 import os
 import platform
 import re
@@ -34,6 +36,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 
 # Until tracing starts there is nothing to finish: end at once, and quietly.
@@ -706,22 +709,71 @@ def skipped_runs(bpf):
     return runs
 
 
+class Ring:
+    """BPF's ring buffer, whose events all have one size. They are taken in
+    batches from where the kernel writes them, as its documentation of
+    bpf/ringbuf tells: for BCC to call a function with each takes longer than
+    to print it."""
+
+    BUSY = 1 << 31
+    COUNTS = 1 << 8 * struct.calcsize("L")  # the positions go round
+
+    def __init__(self, fd, event):
+        page = resource.getpagesize()
+        self.record = struct.Struct("=8x%s%dx" % (
+            event, -struct.calcsize("=" + event) % 8))
+        try:
+            own = mmap.mmap(fd, page)
+            kernels = mmap.mmap(fd, page + 2 * BUFFER, offset=page,
+                                prot=mmap.PROT_READ)
+        except OSError as e:
+            die("can't map BPF's ring buffer: %s" % e.strerror)
+        self.consumer = memoryview(own).cast("L")
+        self.producer = memoryview(kernels)[:page].cast("L")
+        self.data = memoryview(kernels)[page:]
+        self.heads = self.data.cast("I")
+        self.lock = threading.Lock()
+
+    def fence(self):
+        """What is read or written before it is so for what comes after it."""
+        for _ in range(2):
+            with self.lock:
+                pass
+
+    def take(self, most):
+        """The next events, which others can't see then."""
+        size = self.record.size
+        begin, end = self.consumer[0], self.producer[0]
+        self.fence()
+        there = min((end - begin) % self.COUNTS // size, most)
+        at = begin % BUFFER
+        heads = self.heads[at // 4:(at + there * size) // 4:size // 4].tolist()
+        busy = size - 8 | self.BUSY
+        ready = heads.index(busy) if busy in heads else there
+        self.fence()
+        events = list(self.record.iter_unpack(
+            self.data[at:at + ready * size]))
+        self.fence()
+        self.consumer[0] = (begin + ready * size) % self.COUNTS
+        return events
+
+
 class Events:
     """Takes events from BPF in batches, and hands them out in time order, each
     as (ts, target, the bytes that follow them)."""
 
     # What follows target in struct event. It comes again and again: who takes
     # it does not unpack it each time.
-    fields = struct.Struct("IihBB16s%s%s" % (
+    fields = struct.Struct("=IihBB16s%s%s" % (
         "I" if args.print_uid else "0s", "16s" if args.tcomm else "0s"))
-    record = struct.Struct("Qi%ds" % fields.size)
+    layout = "Qi%ds" % fields.size
 
     def __init__(self, bpf):
         self.bpf, self.waiting, self.behind, self.newest = bpf, [], False, 0
         self.dropped, self.lost_by_perf, self.lost_map = 0, 0, bpf["lost"]
         if hasattr(bpf["events"], "open_ring_buffer"):
-            bpf["events"].open_ring_buffer(self.collector())
-            self.consume = bpf.ring_buffer_consume
+            ring = Ring(bpf["events"].map_fd, self.layout)
+            self.consume = lambda: self.waiting.extend(ring.take(BATCH))
         else:
             self.open_perf_buffer(bpf)
 
@@ -746,18 +798,16 @@ class Events:
             self.lost_map[0].value, self.lost_by_perf)
 
     def collector(self):
-        """The function that BCC calls for each event, made to be fast. What it
-        returns makes a ring buffer's consumer stop at a full batch; a perf
-        buffer's goes on until it has caught up."""
-        waiting, unpack = self.waiting, self.record.unpack
-        at = (ctypes.c_char * self.record.size).from_address
+        """The function that BCC calls for each event of a perf buffer, until
+        it has caught up."""
+        record = struct.Struct("=" + self.layout)
+        at = (ctypes.c_char * record.size).from_address
 
         def collect(_, data, size):
-            if len(waiting) < 20 * BATCH:
-                waiting.append(unpack(at(data)))
+            if len(self.waiting) < 20 * BATCH:
+                self.waiting.append(record.unpack(at(data)))
             else:
                 self.dropped += 1
-            return -1 if len(waiting) >= BATCH else 0
         return collect
 
     def read(self, everything=False):
@@ -911,7 +961,7 @@ class Printer:
             return line.getvalue()
         return " ".join(self.formats[title] for title in shown) % row
 
-    def row(self, data):
+    def row(self, clock, data):
         """A row with a place for the target, and what it takes to find out
         about that in /proc, if it has to be."""
         (pid, sig, ret, syscall, is_fd, comm, uid,
@@ -919,8 +969,9 @@ class Printer:
         if args.names:
             sig = signal_name(sig)
             ret = errno.errorcode.get(-ret, ret)
-        left = self.text({"UID": uid, "PID": pid, "COMM": printable(comm),
-                          "SYSCALL": names[syscall], "SIG": sig})
+        left = clock + self.text({
+            "UID": uid, "PID": pid, "COMM": printable(comm),
+            "SYSCALL": names[syscall], "SIG": sig})
         right = self.text({"TCOMM": args.tcomm and (printable(tcomm) or "-"),
                            "RESULT": ret})
         left, right = (text.replace("%", "%%") for text in (left, right))
@@ -928,20 +979,24 @@ class Printer:
                 (is_fd or args.external) and (pid, names[syscall], is_fd))
 
     def print(self, events):
-        wall_clock = time.time() - time.monotonic()
-        begin = end = 0     # ns of the second that is shown
+        to_wall_clock = int((time.time() - time.monotonic()) * 1e9)
+        begin = 0
+        while begin < len(events):
+            second = (events[begin][0] + to_wall_clock) // 10**9
+            end = bisect.bisect(events, (
+                (second + 1) * 10**9 - to_wall_clock,))
+            self.print_second(second, events[begin:end])
+            begin = end
+
+    def print_second(self, second, events):
+        clock = self.text({"TIME": time.strftime(
+            "%H:%M:%S", time.localtime(second))}) + self.gap
         rows, known, targets = [], {}, {}
         for ts, target, data in events:
-            if not begin <= ts < end:
-                second = int(ts / 1e9 + wall_clock)
-                begin = (second - wall_clock) * 1e9
-                end = begin + 1e9
-                clock = self.text({"TIME": time.strftime(
-                    "%H:%M:%S", time.localtime(second))}) + self.gap
-            row = known.get(data)
-            if row is None:
-                row = known[data] = self.row(data)
-            text, look_up = row
+            try:
+                text, look_up = known[data]
+            except KeyError:
+                text, look_up = known[data] = self.row(clock, data)
             if look_up:
                 key = target, data
                 if key not in targets:
@@ -949,12 +1004,13 @@ class Printer:
                 target = targets[key]
                 if target is None:
                     continue
-            rows.append(clock + text % target)
+            rows.append(text % target)
         self.output.write("".join(rows))
 
 
 def trace(bpf):
     """Print events until there is a wish to stop."""
+    gc.disable()    # it would look for cycles in all that waits, and find none
     stop = Stop()
     events = Events(bpf)
     printer = Printer(Output(stop))
