@@ -25,8 +25,10 @@ import csv
 import ctypes
 import errno
 import functools
+import gc
 import io
 import math
+import mmap
 import os
 import platform
 import re
@@ -36,6 +38,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 
 # Until tracing starts there is nothing to finish: end at once, and quietly.
@@ -50,6 +53,7 @@ for name in ("stdin", "stdout", "stderr"):
 
 PAUSE = 0.04        # seconds between two looks into the buffer
 SETTLE = 10000000   # ns that a call may take without leaving the order in time
+LONG = 99999950     # ns that do not show with one decimal in seven columns
 BATCH = 100000      # events to print before the next look at signals
 BUFFER = 32 << 20   # bytes
 MAX_STACK = 127     # frames, as the kernel's own default
@@ -1023,12 +1027,6 @@ def size(count):
     return "%.1f%s" % (int(count * 10) / 10, unit)
 
 
-def microseconds(ns):
-    if args.csv:
-        return "%.3f" % (ns / 1e3)
-    return "%.1f" % (ns / 1e3) if ns < 99999950 else "%.0f" % (ns / 1e3)
-
-
 def advice_name(number):
     return advices.get(number, number)
 
@@ -1051,23 +1049,75 @@ def csv_text(rows, end="\n"):
     return lines.getvalue()
 
 
+class Ring:
+    """BPF's ring buffer, whose events all have one size. They are taken in
+    batches from where the kernel writes them, as its documentation of
+    bpf/ringbuf tells: for BCC to call a function with each takes longer than
+    to print it."""
+
+    BUSY = 1 << 31
+    COUNTS = 1 << 8 * struct.calcsize("L")  # the positions go round
+
+    def __init__(self, fd, event):
+        page = resource.getpagesize()
+        self.record = struct.Struct("=8x%s%dx" % (
+            event, -struct.calcsize("=" + event) % 8))
+        try:
+            own = mmap.mmap(fd, page)
+            kernels = mmap.mmap(fd, page + 2 * BUFFER, offset=page,
+                                prot=mmap.PROT_READ)
+        except OSError as e:
+            die("can't map BPF's ring buffer: %s" % e.strerror)
+        self.consumer = memoryview(own).cast("L")
+        self.producer = memoryview(kernels)[:page].cast("L")
+        self.data = memoryview(kernels)[page:]
+        self.heads = self.data.cast("I")
+        self.lock = threading.Lock()
+
+    def fence(self):
+        """What is read or written before it is so for what comes after it."""
+        for _ in range(2):
+            with self.lock:
+                pass
+
+    def take(self, most):
+        """The next events, which others can't see then."""
+        size = self.record.size
+        begin, end = self.consumer[0], self.producer[0]
+        self.fence()
+        there = min((end - begin) % self.COUNTS // size, most)
+        at = begin % BUFFER
+        heads = self.heads[at // 4:(at + there * size) // 4:size // 4].tolist()
+        busy = size - 8 | self.BUSY
+        ready = heads.index(busy) if busy in heads else there
+        self.fence()
+        events = list(self.record.iter_unpack(
+            self.data[at:at + ready * size]))
+        self.fence()
+        self.consumer[0] = (begin + ready * size) % self.COUNTS
+        return events
+
+
 class Events:
     """Takes events from BPF in batches, and hands them out in time order, each
     as (ts, ns, addr, len, the bytes that follow them, the stack)."""
 
     # What follows len in struct event, but for the stack. It comes again and
     # again: who takes it does not unpack it each time.
-    fields = struct.Struct("IIiiiBBx16sx")
-    record = struct.Struct("QQQQ%ds0s" % fields.size)   # 0s: no stack
+    fields = struct.Struct("=IIiiiBBx16sx")
+    layout = "QQQQ%ds0s" % fields.size  # 0s: no stack
 
     def __init__(self, bpf):
         self.bpf, self.waiting, self.behind, self.newest = bpf, [], False, 0
         self.dropped, self.lost_by_perf, self.lost_map = 0, 0, bpf["lost"]
-        if hasattr(bpf["events"], "open_ring_buffer"):
+        if not hasattr(bpf["events"], "open_ring_buffer"):
+            self.open_perf_buffer(bpf)
+        elif args.user_stack:
             bpf["events"].open_ring_buffer(self.collector())
             self.consume = bpf.ring_buffer_consume
         else:
-            self.open_perf_buffer(bpf)
+            ring = Ring(bpf["events"].map_fd, self.layout)
+            self.consume = lambda: self.waiting.extend(ring.take(BATCH))
 
     def open_perf_buffer(self, bpf):
         pages = 64
@@ -1090,23 +1140,22 @@ class Events:
             self.lost_map[0].value, self.lost_by_perf)
 
     def collector(self):
-        """The function that BCC calls for each event, made to be fast. What it
-        returns makes a ring buffer's consumer stop at a full batch; a perf
-        buffer's goes on until it has caught up."""
-        waiting, unpack = self.waiting, self.record.unpack
-        at = (ctypes.c_char * self.record.size).from_address
-        rest = self.record.size
+        """The function that BCC calls for each event. What it returns makes a
+        ring buffer's consumer stop at a full batch; a perf buffer's goes on
+        until it has caught up."""
+        record = struct.Struct("=" + self.layout)
+        at = (ctypes.c_char * record.size).from_address
 
         def collect(_, data, size):
-            if len(waiting) < 10 * BATCH:
-                event = unpack(at(data))
+            if len(self.waiting) < 10 * BATCH:
+                event = record.unpack(at(data))
                 if args.user_stack:     # a perf buffer's have 4 bytes more
                     event = event[:-1] + (ctypes.string_at(
-                        data + rest, (size - rest) // 8 * 8),)
-                waiting.append(event)
+                        data + record.size, (size - record.size) // 8 * 8),)
+                self.waiting.append(event)
             else:
                 self.dropped += 1
-            return -1 if len(waiting) >= BATCH else 0
+            return -1 if len(self.waiting) >= BATCH else 0
         return collect
 
     def read(self, everything=False):
@@ -1231,9 +1280,9 @@ class Printer:
             "MAPPING": args.mapping and "%s",
             # Else it has lines of its own.
             "STACK": args.user_stack and args.csv and "%s"}
-        self.gap = " "
+        self.gap, self.latencies = " ", ("%7.1f", "%7.0f")
         if args.csv:
-            self.gap = ","
+            self.gap, self.latencies = ",", ("%.3f", "%.3f")
             self.formats = {title: form and "%s"
                             for title, form in self.formats.items()}
         self.quoted = functools.lru_cache(maxsize=4096)(
@@ -1249,24 +1298,30 @@ class Printer:
             return csv_text([row], end="")
         return " ".join(self.formats[title] for title in shown) % row
 
-    def row(self, data, stack):
-        """A row with places for address, length, latency and mapping; whether
-        address and length are not known; and the process that is meant."""
+    def row(self, moment, data, stack):
+        """A row with places for address, length, latency and mapping, and one
+        for a long latency; whether address and length are not known; and the
+        process that is meant."""
         (pid, tid, advice, ret, pidfd, syscall, unread,
          comm) = Events.fields.unpack(data)
         target = self.processes.target(pid, pidfd) if syscall else pid
-        left = self.text({"PID": pid, "TID": tid, "COMM": printable(comm),
-                          "ADVICE": advice_name(advice)})
+        left = moment + self.text({
+            "PID": pid, "TID": tid, "COMM": printable(comm),
+            "ADVICE": advice_name(advice)})
         right = self.text({"RET": result(ret),
                            "TPID": (target or "?") if syscall else "-"})
         stack = self.stack_text(pid, stack) if args.user_stack else ""
         left, right, stack = (text.replace("%", "%%")
                               for text in (left, right, stack))
-        parts = [left, self.formats["ADDR"], self.formats["LEN"],
-                 self.formats["LAT(us)"], right]
-        if args.mapping:
-            parts.append(self.formats["MAPPING"])
-        return self.gap.join(parts) + stack + "\n", unread, target
+        address = self.formats["ADDR"]
+        if not unread:
+            address = address.replace("s", "x")
+        mapping = [self.formats["MAPPING"]] if args.mapping else []
+        short, long = (
+            self.gap.join([left, address, self.formats["LEN"], latency, right,
+                           *mapping]) + stack + "\n"
+            for latency in self.latencies)
+        return short, long, unread, target
 
     def stack_text(self, pid, stack):
         frames = self.processes.stack(pid, stack)
@@ -1281,22 +1336,37 @@ class Printer:
 
     def print(self, events):
         self.processes.forget()
-        wall_clock = time.time() - time.monotonic()
-        rows, known, second, moment = [], {}, None, ""
+        to_wall_clock = int((time.time() - time.monotonic()) * 1e9)
+        begin = 0
+        while begin < len(events):
+            second, end = 0, len(events)
+            if args.timestamp:
+                second = (events[begin][0] + to_wall_clock) // 10**9
+                end = bisect.bisect(events, (
+                    (second + 1) * 10**9 - to_wall_clock,))
+            self.print_second(second, events[begin:end])
+            begin = end
+
+    def print_second(self, second, events):
+        moment = ""
+        if args.timestamp:
+            moment = self.text({"TIME": clock(second)}) + self.gap
+        mapping = args.mapping
+        rows, known = [], {}
         for ts, ns, address, length, data, stack in events:
-            if args.timestamp and int(ts / 1e9 + wall_clock) != second:
-                second = int(ts / 1e9 + wall_clock)
-                moment = self.text({"TIME": clock(second)}) + self.gap
             key = (data, stack) if stack else data
-            row = known.get(key)
-            if row is None:
-                row = known[key] = self.row(data, stack)
-            text, unread, target = row
-            places = ("-" if unread else "%x" % address,
-                      "-" if unread else size(length), microseconds(ns))
-            if args.mapping:
-                places += ("-" if unread else self.mapping(target, address),)
-            rows.append(moment + text % places)
+            try:
+                short, long, unread, target = known[key]
+            except KeyError:
+                known[key] = self.row(moment, data, stack)
+                short, long, unread, target = known[key]
+            if unread:
+                places = "-", "-", ns / 1e3
+            else:
+                places = address, size(length), ns / 1e3
+            if mapping:
+                places += "-" if unread else self.mapping(target, address),
+            rows.append((short if ns < LONG else long) % places)
         self.output.write("".join(rows))
 
 
@@ -1415,6 +1485,7 @@ def histogram(rows):
 
 def trace(bpf):
     """Print events until there is a wish to stop."""
+    gc.disable()    # it would look for cycles in all that waits, and find none
     stop = Stop()
     events = Events(bpf)
     printer = Printer(bpf, Output(stop))
