@@ -383,16 +383,20 @@ class Conduct(Subject):
                 process.stderr.close()
 
     def test_order_of_a_storm(self):
-        """More than one batch, from two CPUs. What can be told of the order
-        is that of each process' events, and that rows do not come apart in
-        TIME."""
-        for wrapper in ((), WITHOUT_RING_BUFFER):
+        """More than one batch, from two CPUs, and in all more than the ring
+        buffer holds (350,000 and 420,000), so that it goes round. What can be
+        told of the order is that of each process' events, and that rows do not
+        come apart in TIME."""
+        for wrapper, storms in ((), 4), (WITHOUT_RING_BUFFER, 1):
             with self.subTest(ring_buffer=not wrapper):
+                processes = []
                 with Tool(self.name, *self.storm, *self.timed,
                           prefix=wrapper) as tool:
-                    processes = [self.burst(70001) for _ in range(2)]
-                    for process in processes:
-                        self.assertEqual(process.wait(), 0)
+                    for _ in range(storms):
+                        processes += [self.burst(70001) for _ in range(2)]
+                        for process in processes:
+                            self.assertEqual(process.wait(), 0)
+                        time.sleep(0.5)
                 self.assertEqual(tool.stderr, "")
                 table = tool.table()
                 for process in processes:
