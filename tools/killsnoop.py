@@ -715,7 +715,7 @@ class Ring:
     bpf/ringbuf tells: for BCC to call a function with each takes longer than
     to print it."""
 
-    BUSY = 1 << 31
+    BUSY = 1 << 31      # in the length before an event, until it is complete
     COUNTS = 1 << 8 * struct.calcsize("L")  # the positions go round
 
     def __init__(self, fd, event):
@@ -735,13 +735,15 @@ class Ring:
         self.lock = threading.Lock()
 
     def fence(self):
-        """What is read or written before it is so for what comes after it."""
+        """Keeps what is read and written before it from being so after it, on
+        CPUs that change the order. Within one hold of a lock they may still
+        do so, from one hold to the next they may not."""
         for _ in range(2):
             with self.lock:
                 pass
 
     def take(self, most):
-        """The next events, which others can't see then."""
+        """The next events, at most so many. Their places are free then."""
         size = self.record.size
         begin, end = self.consumer[0], self.producer[0]
         self.fence()
