@@ -711,12 +711,13 @@ def skipped_runs(bpf):
 
 class Ring:
     """BPF's ring buffer, whose events all have one size. They are taken in
-    batches from where the kernel writes them, as its documentation of
-    bpf/ringbuf tells: for BCC to call a function with each takes longer than
+    batches from where the kernel writes them, as Documentation/bpf/ringbuf.rst
+    of the kernel tells: for BCC to call a function with each takes longer than
     to print it."""
 
+    # Where Python reads and writes a position at once, not byte by byte.
+    MACHINES = {"x86_64", "aarch64", "ppc64le", "s390x"}
     BUSY = 1 << 31      # in the length before an event, until it is complete
-    COUNTS = 1 << 8 * struct.calcsize("L")  # the positions go round
 
     def __init__(self, fd, event):
         page = resource.getpagesize()
@@ -724,15 +725,17 @@ class Ring:
             event, -struct.calcsize("=" + event) % 8))
         try:
             own = mmap.mmap(fd, page)
+            # Its data is there twice, so that no batch ends at the end.
             kernels = mmap.mmap(fd, page + 2 * BUFFER, offset=page,
                                 prot=mmap.PROT_READ)
         except OSError as e:
             die("can't map BPF's ring buffer: %s" % e.strerror)
-        self.consumer = memoryview(own).cast("L")
-        self.producer = memoryview(kernels)[:page].cast("L")
+        self.consumer = memoryview(own).cast("Q")
+        self.producer = memoryview(kernels)[:page].cast("Q")
         self.data = memoryview(kernels)[page:]
         self.heads = self.data.cast("I")
         self.lock = threading.Lock()
+        self.cut = False    # a batch, by an event that was being written
 
     def fence(self):
         """Keeps what is read and written before it from being so after it, on
@@ -747,16 +750,17 @@ class Ring:
         size = self.record.size
         begin, end = self.consumer[0], self.producer[0]
         self.fence()
-        there = min((end - begin) % self.COUNTS // size, most)
+        there = min((end - begin) // size, most)
         at = begin % BUFFER
         heads = self.heads[at // 4:(at + there * size) // 4:size // 4].tolist()
         busy = size - 8 | self.BUSY
         ready = heads.index(busy) if busy in heads else there
+        self.cut = ready < there
         self.fence()
         events = list(self.record.iter_unpack(
             self.data[at:at + ready * size]))
         self.fence()
-        self.consumer[0] = (begin + ready * size) % self.COUNTS
+        self.consumer[0] = begin + ready * size
         return events
 
 
@@ -772,12 +776,16 @@ class Events:
 
     def __init__(self, bpf):
         self.bpf, self.waiting, self.behind, self.newest = bpf, [], False, 0
+        self.ring, self.full = None, BATCH
         self.dropped, self.lost_by_perf, self.lost_map = 0, 0, bpf["lost"]
-        if hasattr(bpf["events"], "open_ring_buffer"):
-            ring = Ring(bpf["events"].map_fd, self.layout)
-            self.consume = lambda: self.waiting.extend(ring.take(BATCH))
-        else:
+        if not hasattr(bpf["events"], "open_ring_buffer"):
             self.open_perf_buffer(bpf)
+        elif platform.machine() in Ring.MACHINES:
+            self.ring = Ring(bpf["events"].map_fd, self.layout)
+            self.consume = lambda: self.waiting.extend(self.ring.take(BATCH))
+        else:
+            bpf["events"].open_ring_buffer(self.collector())
+            self.consume = bpf.ring_buffer_consume
 
     def open_perf_buffer(self, bpf):
         pages = 64
@@ -800,8 +808,9 @@ class Events:
             self.lost_map[0].value, self.lost_by_perf)
 
     def collector(self):
-        """The function that BCC calls for each event of a perf buffer, until
-        it has caught up."""
+        """The function that BCC calls for each event. What it returns makes a
+        ring buffer's consumer stop at a full batch; a perf buffer's goes on
+        until it has caught up."""
         record = struct.Struct("=" + self.layout)
         at = (ctypes.c_char * record.size).from_address
 
@@ -810,6 +819,7 @@ class Events:
                 self.waiting.append(record.unpack(at(data)))
             else:
                 self.dropped += 1
+            return -1 if len(self.waiting) >= self.full else 0
         return collect
 
     def read(self, everything=False):
@@ -817,9 +827,15 @@ class Events:
         time, because an earlier call may not have returned yet.
         """
         now = int(time.monotonic() * 1e9)
+        self.full = len(self.waiting) + BATCH
         self.consume()
+        for _ in range(100 if everything else 0):
+            if not (self.ring and self.ring.cut):
+                break
+            time.sleep(0.001)   # its writer may have been preempted
+            self.consume()
         self.waiting.sort()
-        self.behind = len(self.waiting) >= BATCH
+        self.behind = len(self.waiting) >= self.full
         self.newest = self.waiting[-1][0] if self.waiting else 0
         due = len(self.waiting)
         if not everything:
@@ -935,7 +951,7 @@ class Output:
 
 class Printer:
     """Prints events as rows, with a header. The rows of calls that come fast
-    differ in time and target: the rest is kept, for one batch."""
+    differ in time and target: the rest is kept, for one second at most."""
 
     def __init__(self, output):
         self.output = output

@@ -19,6 +19,9 @@ import signals
 
 COUNT = 23
 
+# The tools leave a ring buffer to BCC on machines of which they do not know
+# how Python reads a word.
+ON_ANOTHER_MACHINE = ["setarch", "linux32"]
 # A kernel that has no ring buffer does not list the helper among its symbols.
 WITHOUT_RING_BUFFER = [
     "unshare", "--mount", "sh", "-c",
@@ -387,8 +390,9 @@ class Conduct(Subject):
         buffer holds (350,000 and 420,000), so that it goes round. What can be
         told of the order is that of each process' events, and that rows do not
         come apart in TIME."""
-        for wrapper, storms in ((), 4), (WITHOUT_RING_BUFFER, 1):
-            with self.subTest(ring_buffer=not wrapper):
+        for wrapper, storms in ((), 4), (ON_ANOTHER_MACHINE, 4), (
+                WITHOUT_RING_BUFFER, 1):
+            with self.subTest(wrapper=wrapper):
                 processes = []
                 with Tool(self.name, *self.storm, *self.timed,
                           prefix=wrapper) as tool:
@@ -508,8 +512,8 @@ class Conduct(Subject):
                 self.check_all_told(tool, process.pid, 100000)
 
     def test_lost_events_are_told(self):
-        for wrapper in ((), WITHOUT_RING_BUFFER):
-            with self.subTest(ring_buffer=not wrapper):
+        for wrapper in (), ON_ANOTHER_MACHINE, WITHOUT_RING_BUFFER:
+            with self.subTest(wrapper=wrapper):
                 tool = Tool(self.name, *self.storm, prefix=wrapper).start()
                 tool.send(signal.SIGSTOP)
                 process = self.burst(500000)
