@@ -419,8 +419,8 @@ class Attaching(XdpSubject):
                 with network.near.tool(self.name, *(
                         options + self.harmless)) as tool:
                     ping = network.near.popen(
-                        "ping", "-c", str(COUNT), "-i", "0.01", "127.0.0.1",
-                        stdout=subprocess.DEVNULL)
+                        "ping", "-c", str(COUNT), "-i", "0.01", "-W", "1",
+                        "127.0.0.1", stdout=subprocess.DEVNULL)
                     self.assertEqual(ping.wait(), self.ping_status)
                 self.assertIn("lo, generic mode, ", "".join(tool.rows))
                 self.assertEqual("generic mode" in tool.stderr, not options)
