@@ -51,7 +51,8 @@ for name in ("stdin", "stdout", "stderr"):
 
 PAUSE = 0.04        # seconds between two looks into the buffer
 SETTLE = 10000000   # ns that a call may take without leaving the order in time
-BATCH = 50000       # events to print before the next look at signals
+BATCH = 10000       # events to print before the next look at signals
+BACKLOG = 1000000   # events that may wait to be printed, beside the buffer
 BUFFER = 16 << 20   # bytes
 THREADS = 4096      # that have a place of their own; a power of 2
 
@@ -815,7 +816,7 @@ class Events:
         at = (ctypes.c_char * record.size).from_address
 
         def collect(_, data, size):
-            if len(self.waiting) < 20 * BATCH:
+            if len(self.waiting) < BACKLOG:
                 self.waiting.append(record.unpack(at(data)))
             else:
                 self.dropped += 1

@@ -54,7 +54,8 @@ for name in ("stdin", "stdout", "stderr"):
 PAUSE = 0.04        # seconds between two looks into the buffer
 SETTLE = 10000000   # ns that a call may take without leaving the order in time
 LONG = 99999950     # ns that do not show with one decimal in seven columns
-BATCH = 100000      # events to print before the next look at signals
+BATCH = 10000       # events to print before the next look at signals
+BACKLOG = 1000000   # events that may wait to be printed, beside the buffer
 BUFFER = 32 << 20   # bytes
 MAX_STACK = 127     # frames, as the kernel's own default
 KERNEL_BTF = "/sys/kernel/btf/vmlinux"
@@ -1154,7 +1155,7 @@ class Events:
         at = (ctypes.c_char * record.size).from_address
 
         def collect(_, data, size):
-            if len(self.waiting) < 10 * BATCH:
+            if len(self.waiting) < BACKLOG:
                 event = record.unpack(at(data))
                 if args.user_stack:     # a perf buffer's have 4 bytes more
                     event = event[:-1] + (ctypes.string_at(
