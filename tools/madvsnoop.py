@@ -1223,13 +1223,18 @@ class Processes:
     def __init__(self, bpf):
         self.bpf, self.maps, self.just_read = bpf, {}, set()
         self.target = functools.lru_cache(maxsize=None)(pidfd_target)
+        self.forget_at = 0
 
     def forget(self):
         """What may have changed since it was looked up. To look at a process'
         mappings has a price for that, too, and these are kept for 0.5 s."""
+        now = time.monotonic()
+        if now < self.forget_at:    # batches may come faster than that
+            return
+        self.forget_at = now + PAUSE
         self.target.cache_clear()
         self.just_read.clear()
-        limit = time.monotonic() - 0.5
+        limit = now - 0.5
         self.maps = {pid: known for pid, known in self.maps.items()
                      if known[0] > limit}
 

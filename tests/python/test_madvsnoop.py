@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -478,6 +479,24 @@ class TestOptions(Case):
                 madvise(new, 0, RANDOM)
         self.assertEqual([row["MAPPING"] for row in tool.table()],
                          [os.path.realpath(PYTHON), "-", "anon"])
+
+    def test_mappings_are_not_read_for_each_batch(self):
+        """Where addresses are not among them, 25 times a second at most. Up to
+        0.01 s can lie between the look at the clock and the reading."""
+        with tempfile.NamedTemporaryFile("r") as log:
+            with Tool("madvsnoop", "-M", *self.storm, prefix=[
+                    "strace", "-D", "-qq", "-ttt", "-e", "signal=none", "-e",
+                    "trace=openat", "-o", log.name]) as tool:
+                tool.send(signal.SIGSTOP)
+                process = self.burst(150000)
+                self.assertEqual(process.wait(), 0)
+                tool.send(signal.SIGCONT)
+            times = [float(line.split()[0]) for line in log
+                     if '"/proc/%d/maps"' % process.pid in line]
+        self.assertEqual(len(mine(tool.table(), process.pid)), 150000)
+        self.assertGreater(len(times), 1)
+        for earlier, later in zip(times, times[1:]):
+            self.assertGreater(later - earlier, 0.03)
 
     def test_stack_lines(self):
         with self.trace("-U", "-a", "DONTNEED") as tool:
