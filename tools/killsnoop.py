@@ -823,14 +823,14 @@ class Events:
             return -1 if len(self.waiting) >= self.full else 0
         return collect
 
-    def read(self, everything=False):
+    def read(self, last):
         """The events that are due. Those of the last SETTLE wait for the next
         time, because an earlier call may not have returned yet.
         """
         now = int(time.monotonic() * 1e9)
         self.full = len(self.waiting) + BATCH
         self.consume()
-        for _ in range(100 if everything else 0):
+        for _ in range(100 if last else 0):
             if not (self.ring and self.ring.cut):
                 break
             time.sleep(0.001)   # its writer may have been preempted
@@ -838,10 +838,8 @@ class Events:
         self.waiting.sort()
         self.behind = len(self.waiting) >= self.full
         self.newest = self.waiting[-1][0] if self.waiting else 0
-        due = len(self.waiting)
-        if not everything:
-            limit = min(now, self.newest if self.behind else now) - SETTLE
-            due = bisect.bisect(self.waiting, (limit,))
+        limit = min(now, self.newest if self.behind else now) - SETTLE
+        due = bisect.bisect(self.waiting, (limit,))
         events = self.waiting[:due]
         del self.waiting[:due]
         return events
@@ -1040,9 +1038,11 @@ def trace(bpf):
             stop.sleep(PAUSE)
         last = stop.wished()
         now = time.monotonic()
-        printer.print(events.read(everything=last))
+        printer.print(events.read(last))
         while last and events.behind and events.newest < now * 1e9:
-            printer.print(events.read(everything=True))
+            printer.print(events.read(last))
+        if last:
+            printer.print(events.waiting)
         if last or now >= tell_at:
             lost = events.lost()
             if lost > told:

@@ -1166,14 +1166,14 @@ class Events:
             return -1 if len(self.waiting) >= self.full else 0
         return collect
 
-    def read(self, everything=False):
+    def read(self, last):
         """The events that are due. Those of the last SETTLE wait for the next
         time, because an earlier call may not have returned yet.
         """
         now = int(time.monotonic() * 1e9)
         self.full = len(self.waiting) + BATCH
         self.consume()
-        for _ in range(100 if everything else 0):
+        for _ in range(100 if last else 0):
             if not (self.ring and self.ring.cut):
                 break
             time.sleep(0.001)   # its writer may have been preempted
@@ -1181,10 +1181,8 @@ class Events:
         self.waiting.sort()
         self.behind = len(self.waiting) >= self.full
         self.newest = self.waiting[-1][0] if self.waiting else 0
-        due = len(self.waiting)
-        if not everything:
-            limit = min(now, self.newest if self.behind else now) - SETTLE
-            due = bisect.bisect(self.waiting, (limit,))
+        limit = min(now, self.newest if self.behind else now) - SETTLE
+        due = bisect.bisect(self.waiting, (limit,))
         events = self.waiting[:due]
         del self.waiting[:due]
         return events
@@ -1228,11 +1226,11 @@ class Processes:
     def forget(self):
         """What may have changed since it was looked up. To look at a process'
         mappings has a price for that, too, and these are kept for 0.5 s."""
+        self.target.cache_clear()
         now = time.monotonic()
         if now < self.forget_at:    # batches may come faster than that
             return
         self.forget_at = now + PAUSE
-        self.target.cache_clear()
         self.just_read.clear()
         limit = now - 0.5
         self.maps = {pid: known for pid, known in self.maps.items()
@@ -1515,9 +1513,11 @@ def trace(bpf):
             stop.sleep(PAUSE)
         last = stop.wished()
         now = time.monotonic()
-        printer.print(events.read(everything=last))
+        printer.print(events.read(last))
         while last and events.behind and events.newest < now * 1e9:
-            printer.print(events.read(everything=True))
+            printer.print(events.read(last))
+        if last:
+            printer.print(events.waiting)
         if last or now >= tell_at:
             loss.tell(events.lost())
             tell_at = now + 1
