@@ -1167,8 +1167,9 @@ class Events:
         return collect
 
     def read(self, last):
-        """The events that are due. Those of the last SETTLE wait for the next
-        time, because an earlier call may not have returned yet.
+        """The events that are due. Those younger than SETTLE stay in waiting,
+        because an earlier call may not have returned yet. The last time, one
+        that is being written is waited for.
         """
         now = int(time.monotonic() * 1e9)
         self.full = len(self.waiting) + BATCH

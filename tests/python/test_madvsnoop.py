@@ -200,6 +200,7 @@ class Calls(Probes):
             return " bpf_task_pt_regs\n" in f.read()    # Linux 5.15
 
     def seconds_of_dontneed(self, address, length):
+        """How long the call takes, as its caller sees it."""
         begin = time.perf_counter()
         madvise(address, length, DONTNEED)
         return time.perf_counter() - begin
