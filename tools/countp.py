@@ -1,14 +1,11 @@
 #!/usr/bin/python3
 #
-# countp  XDP: let TCP pass, drop UDP, bounce everything else back to the NIC,
-#         and count it: packets (or bits) per second, percent dropped.
+# countp  XDP: pass TCP, drop UDP, send everything else back, and count it:
+#         packets (or bits) per second, percent dropped.
 #         For Linux, uses BCC, XDP, eBPF. Embedded C.
 #
-# USAGE: countp [-h] [-S | -N] [-b] [-j] [-a] [--tcp {pass,drop,tx}]
-#               [--udp {pass,drop,tx}] [--other {pass,drop,tx}] [-k PORTS]
-#               [-dev] interface [interval [count]]
-#
-# Attaches in the driver (native mode), else in generic mode.
+# USAGE: countp [-h] [-S | -N] [-b] [-j] [--tcp|--udp|--other ACTION]
+#               [-k PORTS] [-a] [-dev] interface [interval [count]]
 #
 # Copyright (c) 2026 The countp authors.
 # Licensed under the Apache License, Version 2.0 (the "License")
@@ -16,129 +13,79 @@
 # 23-Nov-2026   Created this.
 
 import argparse
-import contextlib
 import ctypes
 import errno
-import math
+import fcntl
 import os
-import platform
 import re
 import select
 import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
-
-# Until the program is attached there is nothing to finish: end at once.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-
-# A closed descriptor's number must not become that of something of BPF's.
-for name in ("stdin", "stdout", "stderr"):
-    if getattr(sys, name) is None:
-        setattr(sys, name, open(os.devnull, "r+"))
+from collections import Counter
 
 try:
     from bcc import BPF
+    from bcc.libbcc import lib
 except (ImportError, OSError, AttributeError) as e:
     BPF, no_bcc = None, e
 
+ACTIONS = {"pass": 2, "drop": 1, "tx": 3}       # enum xdp_action
+MODES = {"native": 4, "generic": 2}     # XDP_FLAGS_* of linux/if_link.h
+BPF_XDP = 37                            # enum bpf_attach_type
+
 examples = """examples:
-    ./countp eth0               # drop UDP, bounce what is not TCP
+    ./countp eth0               # drop UDP, send back what is not TCP
     ./countp eth0 1 30          # the same for 30 seconds: safe to try remotely
-    ./countp -k 53,67-68 eth0   # but let DNS and DHCP pass
+    ./countp -k 53,67-68 eth0   # but pass UDP to these ports
+    ./countp -k src:53 eth0     # but pass UDP that claims to come from DNS
     ./countp --other pass eth0  # only drop UDP
-    ./countp -b eth0 5          # bits per second, every 5 seconds
-    ./countp -N eth0            # native mode or not at all
 """
 
 
-def whole_number(text):
-    if re.fullmatch("[0-9]{1,9}", text) and int(text):
-        return int(text)
-    raise argparse.ArgumentTypeError(
-        "'%s' is not a number from 1 to 999999999" % text)
-
-
-def duration(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0.01 <= value < 1e9:
-        raise argparse.ArgumentTypeError(
-            "'%s' is not a time from 0.01 to 1e9 seconds" % text)
-    return value
-
-
-def port_ranges(text):
-    """53,67-68 as [(53, 53), (67, 68)]."""
-    ranges = []
+def ports(text):
+    """Return a C condition for 53,67-68,src:53, up to 64 ports or ranges."""
+    terms = []
     for part in text.split(","):
-        match = re.fullmatch("([0-9]{1,5})(?:-([0-9]{1,5}))?", part.strip())
-        first, last = (int(n or match[1]) for n in match.groups()) \
-            if match else (1, 0)
-        if not first <= last < 65536 or len(ranges) == 64:
-            raise argparse.ArgumentTypeError(
-                "'%s' is not a list of up to 64 ports or ranges" % text)
-        ranges.append((first, last))
-    return ranges
+        match = re.fullmatch("(src:)?([0-9]{1,5})(?:-([0-9]{1,5}))?", part)
+        port = "ntohs(((__be16 *)at)[%d])" % (not match[1])
+        first, last = int(match[2]), int(match[3] or match[2])
+        if not first <= last < 65536 or len(terms) == 64:
+            raise ValueError
+        terms.append("(%s >= %d && %s <= %d)" % (port, first, port, last))
+    return " || ".join(terms)
 
 
 parser = argparse.ArgumentParser(
-    description="XDP: pass TCP, drop UDP, bounce all else, and count it",
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    epilog=examples)
+    description="XDP: pass TCP, drop UDP, send all else back, and count it",
+    formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples)
 mode = parser.add_mutually_exclusive_group()
-mode.add_argument("-S", "--generic", action="store_true",
+mode.add_argument("-S", "--skb-mode", action="store_const", dest="modes",
+    const=["generic"], default=["native", "generic"],
     help="generic mode only (default: native, else generic)")
-mode.add_argument("-N", "--native", action="store_true",
-    help="native mode only: in the driver")
+mode.add_argument("-N", "--native-mode", action="store_const", dest="modes",
+    const=["native"], help="native mode only: in the driver")
 parser.add_argument("-b", "--bits", action="store_true",
     help="show bits per second, not packets")
 parser.add_argument("-j", "--csv", action="store_true",
     help="print comma-separated values; totals go to stderr")
-for name, default in (("tcp", "pass"), ("udp", "drop"), ("other", "tx")):
-    parser.add_argument("--" + name, choices=("pass", "drop", "tx"),
-        default=default, help="what becomes of %s (default: %s)" % (
-            {"other": "all else"}.get(name, name.upper()), default))
-parser.add_argument("-k", "--keep", type=port_ranges, metavar="PORTS",
-    help="let UDP from or to these ports pass, as 53,67-68")
+for name, default in ("TCP", "pass"), ("UDP", "drop"), ("other", "tx"):
+    parser.add_argument("--" + name.lower(), choices=list(ACTIONS),
+        default=default, help="action for %s (default: %s)" % (name, default))
+parser.add_argument("-k", "--keep", type=ports, default="0", metavar="PORTS",
+    help="pass UDP to these ports, as 53,67-68, or from one, as src:53")
 parser.add_argument("-a", "--all", action="store_true",
-    help="treat ARP and IPv6 neighbor discovery as all else")
+    help="treat ARP and IPv6 neighbor discovery as other")
 parser.add_argument("--ebpf", action="store_true", help=argparse.SUPPRESS)
 parser.add_argument("-dev", action="store_true",
-    help="as in \"-dev eth0\", for those who are used to it")
+    help="accepted for compatibility, as in -dev eth0")
 parser.add_argument("interface", help="network interface")
-parser.add_argument("interval", type=duration, nargs="?", default=1,
+parser.add_argument("interval", type=float, nargs="?", default=1,
     help="seconds between two rows (default: 1)")
-parser.add_argument("count", type=whole_number, nargs="?",
+parser.add_argument("count", type=int, nargs="?", default=10**9,
     help="end after this many rows")
-# Options may stand anywhere, from Python 3.7 on.
-args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
-
-# What is counted, in the order of enum packet_class, and what becomes of it.
-classes = [
-    ("TCP", args.tcp), ("UDP", args.udp), ("UDP-kept", "pass"),
-    ("ARP/ND", args.other if args.all else "pass"), ("other", args.other),
-    ("malformed", "drop"),
-]
-
-
-def warn(message):
-    try:    # with no buffer, which would be tried again at the end
-        os.write(sys.stderr.fileno(), (message + "\n").encode(
-            sys.stderr.encoding, "backslashreplace"))
-    except OSError:
-        pass    # there is nobody to tell
-
-
-def die(message):
-    warn("%s: %s" % (parser.prog, message))
-    sys.exit(1)
-
 
 bpf_text = """
 #include <uapi/linux/bpf.h>
@@ -147,761 +94,247 @@ bpf_text = """
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
 
-#define VLAN_TAGS 2
-#define EXTENSIONS 8        /* of IPv6, that are looked through */
+enum { TCP, UDP, UDP_KEPT, NEIGHBOR, OTHER, BAD_SOURCE, CLASSES };
+struct count { u64 packets, bytes; };
+BPF_PERCPU_ARRAY(counts, struct count, CLASSES);
 
-/* Lengths that make a header whole. */
-#define ARP_LEN 28
-#define TCP_LEN 20
-#define UDP_LEN 8
-#define ICMP_LEN 8
-
-/* Of fragments' headers, in host byte order. */
-#define IP_FRAGMENT 0x2000  /* more are to come */
-#define IP_OFFSET 0x1fff
-#define IP6_FRAGMENT 1
-#define IP6_OFFSET 0xfff8
-
-#define ND_ROUTER_SOLICIT 133   /* the first of ICMPv6's types for this */
-#define ND_REDIRECT 137         /* and the last */
-
-enum packet_class { TCP, UDP, UDP_KEPT, NEIGHBOR, OTHER, MALFORMED, CLASSES };
-
-struct count {
-    u64 packets;
-    u64 bytes;
-};
-
-struct counts {
-    struct count of[CLASSES];
-};
-
-/* Not packed, unlike the kernel's struct ethhdr, which is read bytewise. */
-struct ethernet {
-    u8 dest[ETH_ALEN];
-    u8 source[ETH_ALEN];
-    __be16 protocol;
-};
-
-struct vlan_tag {
-    __be16 tci;
-    __be16 protocol;
-};
-
-struct extension {
-    u8 next;
-    u8 len;
-    __be16 fragment;
-};
-
-struct ports {
-    __be16 source;
-    __be16 dest;
-};
-
-BPF_PERCPU_ARRAY(counts, struct counts, 1);
-
-static __always_inline u64 udp_class(struct ports *ports, void *end)
+/* A fragment counts by its protocol; only the first one has the ports. */
+static __always_inline int payload_class(u8 *at, u8 *end, u8 protocol,
+                                         bool fragment, bool later, bool v6)
 {
-#ifdef KEPT
-    if ((void *)(ports + 1) <= end &&
-        (KEPT(ntohs(ports->source)) || KEPT(ntohs(ports->dest))))
-        return UDP_KEPT;
-#endif
-    return UDP;
-}
-
-/* Of a whole header. */
-static __always_inline u64 icmp_class(u8 *type, u8 icmp)
-{
-    return icmp == IPPROTO_ICMPV6 && *type >= ND_ROUTER_SOLICIT &&
-        *type <= ND_REDIRECT ? NEIGHBOR : OTHER;
-}
-
-/* Of the protocols, icmp is the one that goes with this kind of IP. */
-static __always_inline u64 whole_class(void *at, void *end, u8 protocol,
-                                       u8 icmp)
-{
-    if (protocol == IPPROTO_TCP)
-        return at + TCP_LEN > end ? MALFORMED : TCP;
-    if (protocol == IPPROTO_UDP)
-        return at + UDP_LEN > end ? MALFORMED : udp_class(at, end);
-    if (protocol == icmp)
-        return at + ICMP_LEN > end ? MALFORMED : icmp_class(at, icmp);
-    return OTHER;
-}
-
-/* The first fragment may have but a part of the header, later ones none. */
-static __always_inline u64 fragment_class(void *at, void *end, u8 protocol,
-                                          bool first)
-{
+    if (at + (fragment ? 0 : protocol == IPPROTO_TCP ? 20 : 8) > end)
+        return OTHER;
     if (protocol == IPPROTO_TCP)
         return TCP;
     if (protocol == IPPROTO_UDP)
-        return first ? udp_class(at, end) : UDP;
-    return OTHER;
+        return !later && at + 4 <= end && (KEEP) ? UDP_KEPT : UDP;
+    /* ICMPv6 from router solicitation to redirect */
+    return v6 && protocol == IPPROTO_ICMPV6 && !fragment && at + 8 <= end &&
+        *at >= 133 && *at <= 137 ? NEIGHBOR : OTHER;
 }
 
-static __always_inline u64 ipv4_class(struct iphdr *ip, void *end)
+static __always_inline int ipv4_class(struct iphdr *ip, u8 *end)
 {
-    void *at = ip;
-
-    if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
-        return MALFORMED;
-    at += 4 * ip->ihl;
-    if (at > end)
-        return MALFORMED;
-    if (ip->frag_off & htons(IP_FRAGMENT | IP_OFFSET))
-        return fragment_class(at, end, ip->protocol,
-                              !(ip->frag_off & htons(IP_OFFSET)));
-    return whole_class(at, end, ip->protocol, IPPROTO_ICMP);
+    if ((u8 *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+        return OTHER;
+    return payload_class((u8 *)ip + 4 * ip->ihl, end, ip->protocol,
+                         ip->frag_off & htons(0x3fff),
+                         ip->frag_off & htons(0x1fff), false);
 }
 
-static __always_inline u64 ipv6_class(struct ipv6hdr *ip, void *end)
+static __always_inline int ipv6_class(struct ipv6hdr *ip, u8 *end)
 {
     bool fragment = false, later = false;
     u32 offset = sizeof(*ip);
-    u8 protocol;
-    void *at;
-    int i;
+    u8 kind, *at = (u8 *)ip;
 
-    if ((void *)(ip + 1) > end || ip->version != 6)
-        return MALFORMED;
-    protocol = ip->nexthdr;
-    for (i = 0; i < EXTENSIONS && !later; i++) {
-        struct extension *ext = (void *)ip + offset;
-
-        switch (protocol) {
-        case IPPROTO_HOPOPTS:
-        case IPPROTO_ROUTING:
-        case IPPROTO_DSTOPTS:
-            if ((void *)ext + 8 > end)
-                return MALFORMED;
-            offset += 8 * (ext->len + 1);
-            break;
-        case IPPROTO_AH:
-            if ((void *)ext + 8 > end)
-                return MALFORMED;
-            offset += 4 * (ext->len + 2);
-            break;
-        case IPPROTO_FRAGMENT:
-            if ((void *)ext + 8 > end)
-                return MALFORMED;
-            offset += 8;
-            later = ext->fragment & htons(IP6_OFFSET);
-            fragment |= ext->fragment & htons(IP6_OFFSET | IP6_FRAGMENT);
-            break;
-        default:
-            goto found;
-        }
-        protocol = ext->next;
-    }
-found:
-    at = (void *)ip + offset;
-    if (at > end)
-        return MALFORMED;
-    if (fragment)
-        return fragment_class(at, end, protocol, !later);
-    return whole_class(at, end, protocol, IPPROTO_ICMPV6);
-}
-
-static __always_inline u64 class_of(void *at, void *end)
-{
-    struct ethernet *eth = at;
-    __be16 protocol;
-    int i;
-
-    at += sizeof(*eth);
-    if (at > end)
-        return MALFORMED;
-    protocol = eth->protocol;
-#pragma unroll
-    for (i = 0; i < VLAN_TAGS; i++) {
-        struct vlan_tag *tag = at;
-
-        if (protocol != htons(ETH_P_8021Q) && protocol != htons(ETH_P_8021AD))
-            break;
-        at += sizeof(*tag);
-        if (at > end)
-            return MALFORMED;
-        protocol = tag->protocol;
-    }
-    switch (protocol) {
-    case htons(ETH_P_IP):
-        return ipv4_class(at, end);
-    case htons(ETH_P_IPV6):
-        return ipv6_class(at, end);
-    case htons(ETH_P_ARP):
-        return at + ARP_LEN > end ? MALFORMED : NEIGHBOR;
-    default:
+    if (at + offset > end || ip->version != 6)
         return OTHER;
+    kind = ip->nexthdr;
+    for (int i = 0; i < 8 && !later; i++) {
+        at = (u8 *)ip + offset;
+        if (at + 8 > end)
+            break;
+        if (kind == IPPROTO_FRAGMENT) {
+            fragment |= *(__be16 *)(at + 2) & htons(0xfff9);
+            later = *(__be16 *)(at + 2) & htons(0xfff8);
+            offset += 8;
+        } else if (kind == IPPROTO_AH) {
+            offset += 4 * (at[1] + 2);
+        } else if (kind == IPPROTO_HOPOPTS || kind == IPPROTO_ROUTING ||
+                   kind == IPPROTO_DSTOPTS) {
+            offset += 8 * (at[1] + 1);
+        } else {
+            break;
+        }
+        kind = at[0];
     }
+    return payload_class((u8 *)ip + offset, end, kind, fragment, later, true);
 }
 
-/*
- * To its sender; from here, also if it was for a group or for all. What says
- * that a group sent it would go to all of that.
- */
-static __always_inline bool bounce(struct ethernet *eth, void *end)
+static __always_inline int frame_class(u8 *data, u8 *end)
 {
-    u8 address[ETH_ALEN] = ADDRESS;
+    __be16 *type = (__be16 *)(data + 2 * ETH_ALEN);
+    u8 *at = (u8 *)(type + 1);
 
-    if ((void *)(eth + 1) > end || eth->source[0] & 1)
-        return false;
-    __builtin_memcpy(eth->dest, eth->source, ETH_ALEN);
-    __builtin_memcpy(eth->source, address, ETH_ALEN);
-    return true;
+    if (at > end)
+        return OTHER;
+    if (data[ETH_ALEN] & 1)     /* a multicast source: no host to send to */
+        return BAD_SOURCE;
+#pragma unroll
+    for (int i = 0; i < 2 && (*type == htons(ETH_P_8021Q) ||
+                              *type == htons(ETH_P_8021AD)); i++) {
+        type += 2;
+        at += 4;
+        if (at > end)
+            return OTHER;
+    }
+    if (*type == htons(ETH_P_IP))
+        return ipv4_class((void *)at, end);
+    if (*type == htons(ETH_P_IPV6))
+        return ipv6_class((void *)at, end);
+    return *type == htons(ETH_P_ARP) && at + 28 <= end ? NEIGHBOR : OTHER;
 }
 
 int countp(struct xdp_md *ctx)
 {
-    void *data = (void *)(long)ctx->data;
-    void *end = (void *)(long)ctx->data_end;
-    int zero = 0;
-    struct counts *mine = counts.lookup(&zero);
-    u64 class = class_of(data, end);
-    int verdict = VERDICT(class);
+    u8 *data = (u8 *)(long)ctx->data, *end = (u8 *)(long)ctx->data_end;
+    u8 address[ETH_ALEN] = ADDRESS;
+    int class = frame_class(data, end), action = ACTION(class);
+    struct count *count = counts.lookup(&class);
 
-    if (verdict == XDP_TX && !bounce(data, end)) {
-        class = MALFORMED;
-        verdict = XDP_DROP;
-    }
-    if (!mine || class >= CLASSES)
+    if (!count || data + ETH_HLEN > end)
         return XDP_ABORTED;
-    mine->of[class].packets++;
-    mine->of[class].bytes += end - data;
-    return verdict;
+    count->packets++;
+    count->bytes += end - data;
+    if (action == XDP_TX) {     /* our MAC as source, even of a multicast */
+        __builtin_memcpy(data, data + ETH_ALEN, ETH_ALEN);
+        __builtin_memcpy(data + ETH_ALEN, address, ETH_ALEN);
+    }
+    return action;
 }
 """
-XDP_VERDICTS = {"drop": 1, "pass": 2, "tx": 3}      # enum xdp_action
 
 
-def defines(interface):
-    """The options, as checked, for the C text."""
-    verdicts = sum(XDP_VERDICTS[verdict] << 4 * i
-                   for i, (_, verdict) in enumerate(classes))
-    lines = ["VERDICT(class) ((0x%x >> (4 * (class))) & 15)" % verdicts,
-             "ADDRESS { %s }" % ", ".join(map(str, interface.address))]
-    if args.keep:
-        lines.append("KEPT(port) (%s)" % " || ".join(
-            "((port) >= %d && (port) <= %d)" % ports for ports in args.keep))
-    return "".join("#define %s\n" % line for line in lines)
+def die(message):
+    sys.exit("%s: %s" % (parser.prog, message))
 
 
-# bpf(2): its number, some commands, and a link's attach type.
-BPF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280,
-            "ppc64le": 361, "s390x": 351}.get(
-    sys.maxsize > 2**32 and platform.machine())
-BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD, BPF_LINK_CREATE = 13, 15, 28
-BPF_XDP = 37
-
-
-def bpf_call(command, layout, *values):
-    """bpf(2) with the attributes in that struct layout. Returns its result,
-    or raises OSError."""
-    attr = ctypes.create_string_buffer(struct.pack("=" + layout, *values), 128)
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.syscall(BPF_CALL, command, attr, len(attr))
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
-
-
-def program_info(fd):
-    """The ID and the name of a BPF program."""
-    info = ctypes.create_string_buffer(128)     # struct bpf_prog_info
-    bpf_call(BPF_OBJ_GET_INFO_BY_FD, "IIQ", fd, len(info),
-             ctypes.addressof(info))
-    number, name = struct.unpack_from("=4xI56x16s", info)
-    return number, name.split(b"\0")[0].decode("ascii", "replace")
-
-
-def program_name(number):
+def hardware():
+    """Return the interface's type and address, or None if it is gone."""
     try:
-        fd = bpf_call(BPF_PROG_GET_FD_BY_ID, "I", number)
+        name = os.fsencode(socket.if_indextoname(index))
+        with socket.socket() as s:
+            return struct.unpack_from("16xH6s", fcntl.ioctl(
+                s, 0x8927, struct.pack("40s", name)))   # SIOCGIFHWADDR
     except OSError:
-        return "?"
+        return None
+
+
+def read_counts():
+    """Return packets and bytes so far, by class and by action, and of all."""
+    packets, size = Counter(), Counter()
+    for i, row in enumerate(classes):
+        for cpu in bpf["counts"][i]:
+            for key in (*row, "total"):
+                packets[key] += cpu.packets
+                size[key] += cpu.bytes
+    return packets, size
+
+
+def write(fd, text):
     try:
-        return program_info(fd)[1]
-    finally:
-        os.close(fd)
-
-
-# Of linux/rtnetlink.h, linux/if_link.h and linux/if_arp.h.
-RTMGRP_LINK, RTM_GETLINK, RTM_SETLINK = 1, 18, 19
-IFLA_ADDRESS, IFLA_XDP = 1, 43
-IFLA_XDP_FD, IFLA_XDP_FLAGS, IFLA_XDP_EXPECTED_FD = 1, 3, 8
-# Program IDs in IFLA_XDP, by what ip(8) calls their mode.
-IFLA_XDP_PROG_IDS = {4: "xdp", 5: "xdpdrv", 6: "xdpgeneric", 7: "xdpoffload"}
-XDP_ONLY_IF_NONE, XDP_ONLY_IF_EXPECTED = 1, 16
-XDP_MODES = {"native": 4, "generic": 2}
-ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
-
-
-def attribute(kind, data):
-    return struct.pack("=HH", len(data) + 4, kind) + data + bytes(
-        -len(data) % 4)
-
-
-def attributes(data):
-    """Netlink attributes as a dict."""
-    found = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        found[kind & 0x3fff] = data[4:length]
-        data = data[max(4, length + 3 & ~3):]
-    return found
-
-
-def netlink_socket(groups=0):
-    s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
-    s.bind((0, groups))
-    for option in (10, 11):     # NETLINK_CAP_ACK, NETLINK_EXT_ACK: its words
-        with contextlib.suppress(OSError):
-            s.setsockopt(270, option, 1)
-    return s
-
-
-def netlink(s, request, index, data=b""):
-    """Ask or tell the kernel about an interface. Returns the answer's struct
-    ifinfomsg and attributes, or raises OSError with the kernel's own words."""
-    flags = 1 if request == RTM_GETLINK else 5      # NLM_F_REQUEST, _ACK
-    s.send(struct.pack("=IHHIIBxHiII", 32 + len(data), request, flags,
-                       0, 0, 0, 0, index, 0, 0) + data)
-    answer = s.recv(1 << 17)
-    kind, flags = struct.unpack_from("=4xHH", answer)
-    if kind == 2:       # NLMSG_ERROR: an error, the request's header, words
-        error = -struct.unpack_from("=i", answer, 16)[0]
-        if error:
-            words = attributes(answer[36:]).get(1) if flags & 0x200 else None
-            raise OSError(error, words.rstrip(b"\0").decode("ascii", "replace")
-                          if words else os.strerror(error))
-    return answer[16:32], attributes(answer[32:])
-
-
-class Gone(Exception):
-    """The program is no longer where it was attached."""
-
-
-class Interface:
-    """An interface, by its number, for its name can change."""
-
-    def __init__(self, name):
-        self.name, self.program = name, None
-        self.socket = netlink_socket()
-        try:
-            self.index = socket.if_nametoindex(name)
-        except OSError:
-            die("there is no network interface %s: see ip link" % name)
-        self.look()
-
-    def look(self):
-        """Ask how things are. Raises Gone."""
-        try:
-            info, fields = netlink(self.socket, RTM_GETLINK, self.index)
-        except OSError as e:
-            if e.errno == errno.ENODEV:
-                raise Gone("is gone")
-            raise
-        self.type = struct.unpack_from("=H", info, 2)[0]
-        self.address = fields.get(IFLA_ADDRESS, b"")
-        xdp = attributes(fields.get(IFLA_XDP, b""))
-        self.programs = {struct.unpack("=I", xdp[kind])[0]: mode
-                         for kind, mode in sorted(IFLA_XDP_PROG_IDS.items())
-                         if kind in xdp}
-
-    def check(self):
-        """Is all as it was when the program was attached? Raises Gone."""
-        address = self.address
-        self.look()
-        if self.address != address:
-            raise Gone("has another address now, and bounced frames had not")
-        if self.program not in self.programs:
-            raise Gone("no longer has this program: somebody removed it")
-
-    def refuse_to_replace(self):
-        self.look()
-        for number, mode in self.programs.items():
-            die("%s already has the XDP program %s (ID %d): end what attached "
-                "it, or try: ip link set dev %s %s off" % (
-                    self.name, program_name(number), number, self.name, mode))
-
-
-def attach_by_link(interface, program, mode):
-    """The kernel detaches with the process' end, however that comes (5.9)."""
-    return os.close, bpf_call(BPF_LINK_CREATE, "IIII", program,
-                              interface.index, BPF_XDP, XDP_MODES[mode])
-
-
-def set_xdp(interface, fd, flags, expected=None):
-    data = attribute(IFLA_XDP_FD, struct.pack("=i", fd))
-    data += attribute(IFLA_XDP_FLAGS, struct.pack("=I", flags))
-    if expected is not None:
-        data += attribute(IFLA_XDP_EXPECTED_FD, struct.pack("=i", expected))
-    netlink(interface.socket, RTM_SETLINK, interface.index,
-            attribute(IFLA_XDP, data))
-
-
-def attach_by_netlink(interface, program, mode):
-    set_xdp(interface, program, XDP_MODES[mode] | XDP_ONLY_IF_NONE)
-    removal = "ip link set dev %s xdp%s off" % (
-        interface.name, "drv" if mode == "native" else "generic")
-    warn("%s: no bpf_link for XDP here; after a SIGKILL, do: %s" % (
-        interface.name, removal))
-    return detach_by_netlink, (interface, program, mode, removal)
-
-
-def detach_by_netlink(attached):
-    interface, program, mode, removal = attached
-    try:
-        try:
-            set_xdp(interface, -1, XDP_MODES[mode] | XDP_ONLY_IF_EXPECTED,
-                    program)
-        except OSError as e:
-            if e.errno != errno.EINVAL:
-                raise
-            interface.look()    # the best that there was before Linux 5.7
-            if interface.program in interface.programs:
-                set_xdp(interface, -1, XDP_MODES[mode])
-    except (OSError, Gone) as e:
-        if getattr(e, "errno", None) != errno.EEXIST:   # by now another's
-            warn("%s: could not remove the program; if it is still there, "
-                 "do: %s" % (interface.name, removal))
-
-
-def attach(interface, program):
-    """Returns the mode, and a function to detach with its argument."""
-    reasons = []
-    for mode in XDP_MODES:
-        if args.generic and mode == "native" or (
-                args.native and mode == "generic"):
-            continue
-        for attach_by in attach_by_link, attach_by_netlink:
-            try:
-                way = attach_by(interface, program, mode)
-            except OSError as e:
-                error = e       # netlink has the better words
-                continue
-            if reasons:
-                warn("%s: generic mode (%s)" % (interface.name, reasons[0]))
-            return (mode,) + way
-        interface.refuse_to_replace()
-        reasons.append(error.strerror)
-    die("%s takes no XDP program: %s" % (
-        interface.name, "; ".join(dict.fromkeys(reasons))))
-
-
-# Those that do not end a process, or tell of a defect in it.
-OTHER_SIGNALS = {
-    signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN,
-    signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG,
-    signal.SIGWINCH, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL,
-    signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS}
-
-
-class Stop:
-    """Waits, and knows of the wish to end: a signal, a reader that left, or
-    that the time is over."""
-
-    def __init__(self, interface):
-        self.interface, self.end = interface, math.inf
-        awake, wake = os.pipe()
-        os.set_blocking(wake, False)
-        signal.set_wakeup_fd(wake)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        for sig in range(1, signal.NSIG):
-            if sig not in OTHER_SIGNALS and (
-                    signal.getsignal(sig) == signal.SIG_DFL):
-                signal.signal(sig, lambda *_: None)
-        self.news = netlink_socket(RTMGRP_LINK)
-        self.poll = select.poll()
-        self.poll.register(awake, select.POLLIN)
-        self.poll.register(sys.stdout.fileno(), 0)
-        self.poll.register(self.news, select.POLLIN)
-
-    def ready(self, seconds):
-        return {fd for fd, _ in self.poll.poll(1000 * min(1e6, seconds))}
-
-    def wished(self):
-        return bool(self.ready(0) - {self.news.fileno()}) or (
-            time.monotonic() > self.end)
-
-    def wait(self, until):
-        """Returns False at that time, True if there is a wish to end by then.
-        Raises Gone."""
-        while not self.wished():
-            left = until - time.monotonic()
-            if left <= 0:
-                self.interface.check()
-                return False
-            if self.news.fileno() in self.ready(left):
-                with contextlib.suppress(OSError):  # more than it could hold
-                    self.news.recv(1 << 17)
-                self.interface.check()
-        return True
-
-
-class Output:
-    """Standard output, which a reader that does not read can't block for good:
-    a Ctrl-C or the count still ends the tool then, a second later."""
-
-    def __init__(self, stop):
-        self.stop = stop
-        self.room = select.poll()
-        self.room.register(sys.stdout.fileno(), select.POLLOUT)
-
-    def write(self, text):
-        data = memoryview(text.encode(sys.stdout.encoding, "replace"))
-        patience = 10
-        while data:
-            if self.room.poll(100):     # ms; then there is room for PIPE_BUF
-                try:
-                    data = data[os.write(sys.stdout.fileno(),
-                                         data[:select.PIPE_BUF]):]
-                except BrokenPipeError:
-                    raise
-                except OSError as e:
-                    die("can't write: %s" % e.strerror)
-            elif self.stop.wished():
-                patience -= 1
-                if not patience:
-                    die("can't write: nobody reads the output")
-
-
-def screenful():
-    """Rows that go with a header on the terminal; a file gets one header."""
-    if not os.isatty(sys.stdout.fileno()):
-        return math.inf
-    lines = os.get_terminal_size(sys.stdout.fileno()).lines or 24
-    return max(3, lines) - 2
-
-
-def percent(part, whole):
-    return "%.1f" % (100 * part / whole if whole else 0)
-
-
-def read_counts(bpf):
-    """(packets, bytes) of each class since the start, on all CPUs."""
-    cpus = bpf["counts"][0]
-    return [(sum(cpu.of[i].packets for cpu in cpus),
-             sum(cpu.of[i].bytes for cpu in cpus))
-            for i in range(len(classes))]
-
-
-def total(counts):
-    """The sum of some (packets, bytes)."""
-    return tuple(map(sum, zip((0, 0), *counts)))
-
-
-def columns(counts):
-    """The (packets, bytes) that go into each column of a row."""
-    return [total(count for count, (_, verdict) in zip(counts, classes)
-                  if verdict in wanted)
-            for wanted in (("pass",), ("drop",), ("tx",), XDP_VERDICTS)]
-
-
-class Rows:
-    """Prints a row for each interval."""
-
-    def __init__(self, output):
-        self.output = output
-        unit = "bit/s" if args.bits else "/s"
-        self.titles = ["TIME", "PASS" + unit, "DROP" + unit, "TX" + unit,
-                       "TOTAL" + unit, "DROP%"]
-
-    def write(self, row):
-        if args.csv:
-            self.output.write(",".join(row) + "\n")
-        else:
-            self.output.write("%-8s %12s %12s %12s %12s %6s\n" % tuple(row))
-
-    def start(self, counts):
-        self.then, self.before = time.monotonic(), columns(counts)
-        self.header()
-
-    def header(self):
-        self.write(self.titles)
-        self.left = screenful()
-
-    def print(self, counts):
-        now, sums = time.monotonic(), columns(counts)
-        new = [(packets - packets_before, size - size_before)
-               for (packets, size), (packets_before, size_before)
-               in zip(sums, self.before)]
-        if self.left <= 0:
-            self.header()
-        self.left -= 1
-        self.write([time.strftime("%H:%M:%S")] + [
-            rate((8 * size if args.bits else packets) / (now - self.then))
-            for packets, size in new] + [
-            percent(new[1][0], total(new[3:])[0])])
-        self.then, self.before = now, sums
-
-
-def rate(value):
-    """Exact enough to tell few from none."""
-    if args.csv:
-        return "%.3f" % value
-    return "%.2g" % value if value < 9.95 else "%.0f" % value
-
-
-def totals(counts, interface, mode, seconds):
-    """A table of all since the start, as text."""
-    sums = dict(zip(("pass", "drop", "tx", ""), columns(counts)))
-    rows = [(name, verdict) + count
-            for (name, verdict), count in zip(classes, counts)
-            if args.keep or name != "UDP-kept"]
-    rows += [("all", verdict) + count for verdict, count in sums.items()]
-    line = "%-9s %-7s %15s %18s %6s\n"
-    return "\n%s, %s mode, %.1f s:\n" % (interface.name, mode, seconds) + (
-        line % ("CLASS", "VERDICT", "PACKETS", "BYTES", "%")) + "".join(
-        line % (row + (percent(row[2], sums[""][0]),)) for row in rows)
-
-
-def plan(interface):
-    """What will happen to which packets, in a line."""
-    names = {"other": "all else", "UDP-kept": "UDP " + " ".join(
-        "-".join(map(str, sorted(set(ports)))) for ports in args.keep or ())}
-    fate = {"pass": [], "drop": [], "tx": []}
-    for name, verdict in classes:
-        if args.keep or name != "UDP-kept":
-            fate[verdict].append(names.get(name, name))
-    return "%s: " % interface.name + "; ".join(
-        does + " " + ", ".join(fate[verdict]) for verdict, does in (
-            ("pass", "pass"), ("drop", "drop"), ("tx", "bounce"))
-        if fate[verdict])
-
-
-def log_file():
-    try:
-        return tempfile.TemporaryFile(mode="w+", errors="replace")
-    except OSError:     # a full disk
-        return open(os.devnull, "r+")
-
-
-@contextlib.contextmanager
-def output_into(file):
-    """What BCC's C++ parts print is for us, in case that they fail."""
-    saved = os.dup(1), os.dup(2)
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        os.close(saved[0])
-        os.close(saved[1])
-
-
-def load(text):
-    """Returns the BPF object and the program's descriptor."""
-    with log_file() as log:
-        try:
-            with output_into(log):
-                bpf = BPF(text=text)
-                bpf["counts"][0]    # can it be read?
-                program = bpf.load_func("countp", BPF.XDP).fd
-        except Exception as e:
-            log.seek(0)
-            die(reason(e, log.read()))
-    give_back_memory()
-    return bpf, program
-
-
-def give_back_memory():
-    """What the compiler took and freed: glibc would keep it, some 30 Mbytes,
-    for a next time."""
-    with contextlib.suppress(AttributeError):   # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def if_too_old(words):
-    """What to look at when the kernel refuses what it does not know."""
-    if not any(os.strerror(number) in words
-               for number in (errno.EINVAL, errno.ENOSYS)):
-        return ""
-    return ("; %s takes Linux 5.3 or later with CONFIG_BPF_SYSCALL, this "
-            "is %s" % (parser.prog, os.uname().release))
-
-
-def reason(error, log):
-    """The one line that tells most of why BCC failed."""
-    if "kernel headers" in log:
-        return ("BCC needs kernel headers: install linux-headers-%s (Debian, "
-                "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
-                "set BCC_KERNEL_SOURCE" % os.uname().release)
-    words = next((line.split("error:")[-1].strip()
-                  for line in log.splitlines()
-                  if "error:" in line or line.startswith("bpf: ")), str(error))
-    return "no BPF program: " + words + if_too_old(words)
-
-
-def check(interface):
-    """Refuse what can't work or would do harm."""
-    if interface.type not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
-        die("%s has no Ethernet frames" % interface.name)
-    if interface.type == ARPHRD_LOOPBACK and any(
-            verdict == "tx" for _, verdict in classes):
-        die("%s would bounce for ever: try --other pass or --other drop" % (
-            interface.name))
-
-
-def count_packets(interface):
-    bpf, program = load(defines(interface) + bpf_text)
-    interface.program = program_info(program)[0]
-    stop = Stop(interface)
-    rows = Rows(Output(stop))
-    warn(plan(interface))
-    mode, detach, attached = attach(interface, program)
-    begin, gone = time.monotonic(), None
-    try:
-        rows.start(read_counts(bpf))
-        left = args.count or math.inf
-        stop.end = begin + left * args.interval + 1
-        due = begin + args.interval
-        while left and not stop.wait(due):
-            rows.print(read_counts(bpf))
-            left -= 1
-            due += args.interval
-            if due < time.monotonic():      # it was stopped for a while
-                due = time.monotonic() + args.interval
-    except Gone as e:
-        gone = e
-    finally:
-        detach(attached)
-    text = totals(read_counts(bpf), interface, mode, time.monotonic() - begin)
-    if args.csv:
-        warn(text[1:-1])
-    else:
-        rows.output.write(text)
-    if gone:
-        die("%s %s" % (interface.name, gone))
-
-
-def main():
-    if BPF is None:
-        die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
-            "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)" % no_bcc)
-    if not BPF_CALL:
-        die("does not know bpf(2)'s number on this machine")
-    if os.geteuid() != 0 and not args.ebpf:
-        die("needs root, try: sudo %s" % " ".join(sys.argv))
-    try:
-        interface = Interface(args.interface)
-        if args.ebpf:
-            print(defines(interface) + bpf_text, flush=True)
-            return
-        check(interface)
-        interface.refuse_to_replace()
-        count_packets(interface)
-    except BrokenPipeError:
-        pass    # the reader has seen enough
-    except Gone as e:
-        die("%s %s" % (args.interface, e))
+        os.write(fd, os.fsencode(text))
     except OSError as e:
-        die("%s: %s" % (args.interface, e.strerror))
+        die("can't write: %s" % e.strerror)
 
 
-main()
+def stop(sig, _):
+    signal.signal(sig, signal.SIG_DFL)      # a second one ends it at once
+    stopped.append(sig)
+
+
+stopped = []
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
+if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
+    parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
+if BPF is None:
+    die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
+        "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)" % no_bcc)
+if os.geteuid() and not args.ebpf:
+    die("needs root, try: sudo %s" % " ".join(sys.argv))
+index = {name: i for i, name in socket.if_nameindex()}.get(args.interface, 0)
+kind, address = hardware() or die(
+    "no network interface %s: see ip link" % args.interface)
+classes = [("TCP", args.tcp), ("UDP", args.udp), ("UDP-kept", "pass"),
+           ("ARP/ND", args.other if args.all else "pass"),
+           ("other", args.other), ("bad-source", "drop")]
+if kind not in (1, 772):        # ARPHRD_ETHER, ARPHRD_LOOPBACK
+    die("%s has no Ethernet frames" % args.interface)
+if kind == 772 and "tx" in dict(classes).values():
+    die("%s would loop for ever, try: --other pass" % args.interface)
+
+bpf_text = """#define ADDRESS { %s }
+#define ACTION(class) ((0x%x >> (4 * (class))) & 15)
+#define KEEP %s""" % (", ".join(map(str, address)), sum(
+    ACTIONS[action] << 4 * i for i, (_, action) in enumerate(classes)),
+    args.keep) + bpf_text
+if args.ebpf:
+    print(bpf_text)
+    sys.exit()
+saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
+for fd in 1, 2:
+    os.dup2(pipe, fd)       # takes what BCC's C++ code prints
+try:
+    bpf, error = BPF(text=bpf_text), None
+    program = bpf.load_func("countp", BPF.XDP).fd
+except Exception as e:
+    error = e
+lib.fflush(None)
+for fd in 1, 2:
+    os.dup2(saved[fd - 1], fd)
+os.close(pipe)
+messages = os.read(log, 65536).decode(errors="replace")
+if "kernel headers" in messages:
+    die("BCC needs kernel headers: install linux-headers-%s (Debian, Ubuntu), "
+        "kernel-devel (Fedora) or linux-headers (Arch), or set "
+        "BCC_KERNEL_SOURCE" % os.uname().release)
+if error:
+    die("no BPF program: %s" % next((
+        line for line in messages.splitlines() if "error:" in line), error))
+title = args.interface
+for mode in args.modes:
+    # struct bpf_link_create_opts: sz, flags. The link ends with the process.
+    options = struct.pack("NI4x", 16, MODES[mode])
+    if lib.bpf_link_create(program, index, BPF_XDP, options) >= 0:
+        break
+    error = ctypes.get_errno()
+    if error in (errno.EBUSY, errno.EEXIST):
+        die("%s has an XDP program already: see ip link show dev %s" % (
+            args.interface, args.interface))
+    title += ", no %s mode (%s)" % (mode, os.strerror(error))
+else:
+    die("can't attach to %s; requires Linux 5.9" % title)
+title += ", %s mode" % mode
+write(2, "%s: TCP %s, UDP %s, other %s\n" % (
+    title, args.tcp, args.udp, args.other))
+begin = then = time.monotonic()
+line, number = ("%s,%s,%s,%s,%s,%s\n", "%.3f") if args.csv else (
+    "%-8s %12s %12s %12s %12s %6s\n", "%.1f")
+unit, factor = ("bit/s", 8) if args.bits else ("/s", 1)
+columns = [*ACTIONS, "total"]
+write(1, line % ("TIME", *(key.upper() + unit for key in columns), "DROP%"))
+due, before, problem = begin + args.interval, read_counts(), None
+stdout = select.poll()
+stdout.register(1, 0)
+while args.count and not stopped:
+    now = time.monotonic()
+    if stdout.poll(max(0, min(100, 1000 * (due - now)))):
+        sys.exit()      # the reader left
+    if hardware() != (kind, address):
+        problem = "%s is gone, or has another address" % args.interface
+        break
+    if now < due:
+        continue
+    counts = read_counts()
+    packets, size = (new - old for new, old in zip(counts, before))
+    amount = size if args.bits else packets
+    rates = [number % (factor * amount[key] / (now - then)) for key in columns]
+    write(1, line % (time.strftime("%H:%M:%S"), *rates,
+        "%.1f" % (100 * packets["drop"] / max(1, packets["total"]))))
+    then, due, before = now, max(due, now) + args.interval, counts
+    args.count -= 1
+
+packets, size = read_counts()
+table = "\n%s, %.1f s:\n%-10s %15s %18s %6s\n" % (
+    title, time.monotonic() - begin, "CLASS", "PACKETS", "BYTES", "%")
+for key in [*dict(classes), *columns]:
+    table += "%-10s %15d %18d %6.1f\n" % (
+        key, packets[key], size[key],
+        100 * packets[key] / max(1, packets["total"]))
+write(2 if args.csv else 1, table)
+if problem:
+    die(problem)

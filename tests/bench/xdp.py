@@ -229,7 +229,7 @@ class Nothing(Subject):
 def ours(tool, *options):
     return Subject(" ".join([tool, *options]),
                    [PYTHON, tool_path(tool), *options, "IFACE"],
-                   seen=r"^all +(\d+)")
+                   seen=r"^(?:all|total) +(\d+)")
 
 
 def xdp_filter(policy):

@@ -34,7 +34,7 @@ def _made():
     data = Raw(b"0123456789abcdef")
     v4, v6, tag = _ip(), _ip6(), Dot1Q(vlan=5)
     tcp, udp = TCP(sport=1025, dport=80), UDP(sport=1025, dport=7) / data
-    answer = UDP(sport=53, dport=1025) / data
+    ntp = UDP(sport=123, dport=1025) / data
     ping, unreach = ICMP(type=8) / data, ICMP(type=3, code=1) / data
     ping6, unreach6 = ICMPv6EchoRequest() / data, ICMPv6DestUnreach() / data
     hop, dst, frag = (IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(),
@@ -50,10 +50,11 @@ def _made():
 
     kinds = {
         "TCP": ("TCP", "TCP"), "UDP": ("UDP", "UDP"),
-        "DNS": ("UDP-kept", "UDP"), "ping": ("other", "ping"),
+        "DNS": ("UDP-kept", "UDP"), "NTP": ("UDP-kept", "UDP"),
+        "ping": ("other", "ping"),
         "ICMP": ("other", "ICMP"), "ND": ("ARP/ND", "ICMP"),
         "ARP": ("ARP/ND", "other"), "other": ("other", "other"),
-        "malformed": ("malformed", "malformed")}
+        "BAD": ("bad-source", "ping")}
     made = {
         "TCP": {
             "v4": v4 / tcp / data, "v4 syn": v4 / tcp, "v6": v6 / tcp / data,
@@ -77,12 +78,14 @@ def _made():
             "vlan, v6, extension headers": tag / v6 / hop / dst / udp,
             "v4 later fragment": _ip(frag=1, proto=17) / data,
             "tiny fragment": _ip(flags="MF", proto=17) / Raw(b"\0\65"),
-            "v6 later fragment": v6 / later(17) / data},
+            "v6 later fragment": v6 / later(17) / data,
+            "from a port to which UDP is kept": v4 / UDP(sport=53, dport=1025),
+            "to a port from which UDP is kept": v4 / UDP(sport=53, dport=123)},
         "DNS": {
             "query": v4 / UDP(sport=1025, dport=53) / data,
-            "answer": v6 / answer,
-            "first fragment": _ip(flags="MF") / answer,
             "DHCP, by range": tag / v4 / UDP(sport=68, dport=67)},
+        "NTP": {
+            "answer": v6 / ntp, "first fragment": _ip(flags="MF") / ntp},
         "ping": {
             "v4": v4 / ping, "v4 reply": v4 / ICMP(type=0) / data,
             "v6": v6 / ping6, "v6 reply": v6 / ICMPv6EchoReply() / data,
@@ -113,8 +116,7 @@ def _made():
             "802.3 length": LLC() / data,
             "nine extension headers": v6 / seven / dst / dst / tcp,
             "three tags": tag / tag / tag / v4 / tcp,
-            "v6 later fragment of a chain": v6 / later(60) / data},
-        "malformed": {
+            "v6 later fragment of a chain": v6 / later(60) / data,
             "v4 version": _ip(version=5) / tcp,
             "v4 header length": _ip(ihl=4) / tcp,
             "v6 version": _ip6(version=4) / tcp},
@@ -131,7 +133,7 @@ def _made():
               for kind, group in made.items()
               for name, layers in group.items()}
     frames.update({
-        "cut, " + name: (_bytes_of(layers)[:size],) + kinds["malformed"]
+        "cut, " + name: (_bytes_of(layers)[:size],) + kinds["other"]
         for name, (layers, size) in cut.items()})
     for name, frame, kind in (
             ("ping to all", _bytes_of(v4 / ping, ALL), "ping"),
@@ -140,22 +142,22 @@ def _made():
             ("Ethernet header alone", _bytes_of(Raw(b""))[:12] + b"\x88\xb5",
              "other")):
         frames[name] = (frame,) + kinds[kind]
-    # What a group "sent" can't be bounced to it.
+    # Sent back, this would be a broadcast.
     frames["ping from all"] = (
-        bytes(Ether(src=ALL, dst=RECEIVER) / v4 / ping), "malformed", "ping")
+        bytes(Ether(src=ALL, dst=RECEIVER) / v4 / ping),) + kinds["BAD"]
     return frames
 
 
 MADE = _made()
 
 
-def bounced(frame):
-    """The frame as it returns to its sender."""
+def sent_back(frame):
+    """Return the frame as it returns to its sender."""
     address = bytes.fromhex(RECEIVER.replace(":", ""))
     return frame[6:12] + address + frame[12:]
 
 
-class Malformed(Exception):
+class Cut(Exception):
     """A header is not whole, or not what it has to be."""
 
 
@@ -167,7 +169,7 @@ class Reader:
 
     def take(self, size):
         if len(self.rest) < size:
-            raise Malformed
+            raise Cut
         taken, self.rest = self.rest[:size], self.rest[size:]
         return taken
 
@@ -176,7 +178,7 @@ def _read_ipv4(reader):
     first = reader.rest[:1] and reader.rest[0]
     header = reader.take(20)
     if first >> 4 != 4 or first & 15 < 5:
-        raise Malformed
+        raise Cut
     reader.take(4 * (first & 15) - 20)
     fragment = struct.unpack_from("!H", header, 6)[0]
     return header[9], fragment & 0x1fff, fragment & 0x2000
@@ -186,7 +188,7 @@ def _read_ipv6(reader):
     """RFC 8200, and RFC 4302 for the length of an AH."""
     header = reader.take(40)
     if header[0] >> 4 != 6:
-        raise Malformed
+        raise Cut
     protocol, more = header[6], 0
     for _ in range(8):
         if protocol not in (0, 43, 44, 51, 60):
@@ -206,12 +208,12 @@ def _read_ipv6(reader):
 
 
 def describe(frame):
-    """What a frame is, as (kind, ports): TCP, UDP, ping, ICMP, ND, ARP, other
-    or malformed, and of UDP the two ports where they are to be seen."""
+    """Return (kind, ports): TCP, UDP, ping, ICMP, ND, ARP or other, and of UDP
+    the source and destination ports where the frame has them."""
     try:
         return _describe(Reader(frame))
-    except Malformed:
-        return "malformed", ()
+    except Cut:
+        return "other", ()
 
 
 def _describe(reader):
