@@ -229,7 +229,8 @@ class Nothing(Subject):
 def ours(tool, *options):
     return Subject(" ".join([tool, *options]),
                    [PYTHON, tool_path(tool), *options, "IFACE"],
-                   seen=r"^(?:all|total) +(\d+)")
+                   seen=r"^total +(\d+)" if tool == "countp" else
+                   r"^all +\d+ +(\d+)")
 
 
 def xdp_filter(policy):

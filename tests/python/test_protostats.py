@@ -21,9 +21,10 @@ from xdpconduct import (Attaching, Counting, Parsing, Rows, XdpSubject,
 class Case(XdpSubject, unittest.TestCase):
 
     name = "protostats"
-    classes = ["TCP", "UDP", "ping", "ICMP", "other", "malformed"]
+    classes = ["TCP", "UDP", "ping", "ICMP", "other"]
     made_class = 2
     harmless = []
+    busy = "can't|refuses"      # to watch, or with an old libbpf to attach
     ping_status = 0
 
     def verdict(self, _):
@@ -69,7 +70,7 @@ class TestCounting(Counting, Case):
         table = totals(tool)
         self.assertEqual({name: table[name][0] for name in self.classes},
                          {name: kinds[name] for name in self.classes})
-        self.assertEqual(table["PASS"], table["all"])
+        self.assertEqual(table["PASS"][0], table["total"][0])
         return kinds
 
     def test_real_ping(self):
@@ -171,7 +172,7 @@ class TestAttaching(Attaching, Case):
 
 class TestRows(Rows, Case):
 
-    def test_matrix(self):
+    def test_table(self):
         """The longest bar has 19 letters; one packet has one nevertheless."""
         network = Network(self.addCleanup)
         process = network.near.popen(
@@ -188,18 +189,17 @@ class TestRows(Rows, Case):
                 r"\d\d:\d\d:\d\d +PASS +DROP +TX +REDIRECT +ABORTED",
                 r"TCP +\d+( +\.){4}  P{19}", r"UDP +0\.3\d?( +\.){4}  P",
                 r"ping( +\.){5}", r"ICMP( +\.){5}", r"other( +\.){5}",
-                r"malformed( +\.){5}", "", "near0, native mode, .*:")):
+                "", "near0, native mode, .*:")):
             self.assertRegex(line, "^%s$" % pattern)
-        self.assertLess(max(map(len, lines)), 80)
-        self.assertRegex("\n".join(lines), r"\nTCP +3001( +\.){4}\n")
+        self.assertLessEqual(max(map(len, lines)), 80)
+        self.assertRegex("\n".join(lines), r"\nTCP +\d+ +3001( +0){4}\n")
 
     def test_columns(self):
-        """Each made kind in its column, and malformed ones with the others."""
+        """Each made kind in its column."""
         network = Network(self.addCleanup)
         tool = network.near.tool("protostats", "-j")
         tool.command.append("0.5")
-        numbers = {"TCP": 2, "UDP": 3, "ping": 5, "ICMP": 7, "other": 11,
-                   "malformed": 13}
+        numbers = {"TCP": 2, "UDP": 3, "ping": 5, "ICMP": 7, "other": 11}
         with tool, network.far.wire() as far:
             tool.next_row()
             for name, number in numbers.items():
@@ -211,7 +211,7 @@ class TestRows(Rows, Case):
         rates = {title: sum(float(row.split(",")[i]) for row in tool.rows)
                  for i, title in enumerate(tool.header.split(",")) if i}
         for title, number in (("TCP", 2), ("UDP", 3), ("PING", 5), ("ICMP", 7),
-                              ("OTHER", 24), ("PASS", 41), ("DROP", 0),
+                              ("OTHER", 11), ("PASS", 28), ("DROP", 0),
                               ("TX", 0), ("DROP%", 0)):
             self.assertAlmostEqual(rates[title], number * 200,
                                    delta=0.1 * number * 200)
@@ -226,29 +226,34 @@ class TestRows(Rows, Case):
         self.assertEqual(
             [scope["rate"](value) for value in (
                 0, 0.04, 0.3, 3, 9.94, 9.96, 22.99, 9999999, 9999999.6,
-                148809524, 9999.9e6, 98.76e9, 9.99e14)],
+                148809524, 9999.9e6, 98.76e9, 9999e9)],
             ["0", "0.04", "0.3", "3", "9.9", "10", "23", "9999999", "10.0M",
-             "148.8M", "9999.9M", "98.8G", "999.0T"])
+             "148.8M", "9999.9M", "98.8G", "9999.0G"])
         args.csv = True
         self.assertEqual(scope["rate"](1.5e9), "1500000000.000")
 
     def test_totals(self):
-        """Percentages of packets, and no verdict that there was not."""
+        """Packets by class and action, and their bytes."""
         network = Network(self.addCleanup)
+        frames = [MADE["TCP, v4"][0]] * 3 * COUNT
+        frames += [MADE["ping, v4"][0]] * COUNT
         with network.near.tool("protostats") as tool:
             with network.far.wire() as far:
-                far.send(*[MADE["TCP, v4"][0]] * 3 * COUNT)
-                far.send(*[MADE["ping, v4"][0]] * COUNT)
-        rows = [row.split() for row in tool.rows[tool.rows.index("") + 3:]]
-        self.assertEqual([(row[0], row[1], row[3]) for row in rows], [
-            ("TCP", "69", "75.0"), ("UDP", "0", "0.0"), ("ping", "23", "25.0"),
-            ("ICMP", "0", "0.0"), ("other", "0", "0.0"),
-            ("malformed", "0", "0.0"), ("PASS", "92", "100.0"),
-            ("all", "92", "100.0")])
+                far.send(*frames)
+        rows = [row.split() for row in tool.rows[tool.rows.index("") + 2:]]
+        tcp, ping = (str(count * len(frame)) for count, frame in (
+            (69, frames[0]), (23, frames[-1])))
+        self.assertEqual(rows, [
+            ["CLASS", "BYTES", "PASS", "DROP", "TX", "REDIRECT", "ABORTED"],
+            ["TCP", tcp, "69", *"0000"], ["UDP", *"000000"],
+            ["ping", ping, "23", *"0000"], ["ICMP", *"000000"],
+            ["other", *"000000"],
+            ["all", str(int(tcp) + int(ping)), "92", *"0000"]])
 
 
 class TestRefusals(Refusals, unittest.TestCase):
 
+    test_old_kernel = None      # it reports what the kernel says, no version
     name = "protostats"
     always = ["lo"]
     soon = ["0.1", "2"]
