@@ -9,8 +9,8 @@
 # BPF.attach_xdp() asks by netlink, and the program then belongs to the
 # interface: after a SIGKILL, or a crash, it stays there, at work. A link is a
 # file descriptor. The kernel closes it with the process, however that ends,
-# and detaches the program when its link has no descriptor left. BCC has no
-# function for that, but bpf(2) can be called with ctypes.
+# and detaches the program when its link has no descriptor left. BCC's Python
+# has no function for that, but the libbpf in BCC's library has.
 #
 # Try: kill -9 this, then: ip link show dev INTERFACE
 #
@@ -19,7 +19,6 @@
 
 import ctypes
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -31,6 +30,7 @@ if len(sys.argv) != 2:
     sys.exit(2)
 try:
     from bcc import BPF
+    from bcc.libbcc import lib
 except (ImportError, OSError):
     sys.exit("needs BCC's Python module: install python3-bpfcc (Debian, "
              "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)")
@@ -67,38 +67,8 @@ int count_packets(struct xdp_md *ctx)
 }
 """
 
-# System calls have numbers of their own on each architecture.
-BPF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361,
-            "s390x": 351}.get(platform.machine())
-# Of enum bpf_cmd and enum bpf_attach_type in linux/bpf.h.
-BPF_LINK_CREATE = 28
-BPF_XDP = 37
+BPF_XDP = 37        # of enum bpf_attach_type in linux/bpf.h
 
-
-class LinkCreate(ctypes.Structure):
-    """What BPF_LINK_CREATE reads of union bpf_attr in linux/bpf.h."""
-
-    _fields_ = [("prog_fd", ctypes.c_uint32),
-                ("target_ifindex", ctypes.c_uint32),
-                ("attach_type", ctypes.c_uint32),
-                ("flags", ctypes.c_uint32)]
-
-
-def attach(program):
-    """Returns the link's descriptor. Raises OSError."""
-    # Flags 0: in the driver if that can do it, else in generic mode. Here one
-    # may ask for XDP_FLAGS_DRV_MODE (4) or XDP_FLAGS_SKB_MODE (2) alone.
-    attr = LinkCreate(program, index, BPF_XDP, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    link = libc.syscall(BPF_CALL, BPF_LINK_CREATE, ctypes.byref(attr),
-                        ctypes.sizeof(attr))
-    if link < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return link
-
-
-if not BPF_CALL:
-    sys.exit("does not know bpf(2)'s number on this machine")
 try:
     b = BPF(text=text, cflags=["-w"])   # BCC 0.18 warns of kernel headers
     # Loading makes the verifier look at it; the program is not in use yet.
@@ -106,12 +76,11 @@ try:
 except Exception as e:
     sys.exit("the kernel takes no BPF program: %s (has root all of its "
              "capabilities?)" % e)
-try:
-    link = attach(program.fd)
-except OSError as e:
+# Without options: in the driver if that can do it, else in generic mode.
+if lib.bpf_link_create(program.fd, index, BPF_XDP, None) < 0:
     # EBUSY: there is another program. EINVAL: a kernel before 5.9.
     sys.exit("%s takes no XDP program by a link (Linux 5.9): %s" % (
-        interface, e.strerror))
+        interface, os.strerror(ctypes.get_errno())))
 
 print("Counting packets that %s receives. Hit Ctrl-C to end." % interface)
 print("%-9s %12s %14s" % ("TIME", "PACKETS/s", "TOTAL"), flush=True)
