@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 
-from toolrun import (PYTHON, SETTLE_SECONDS, Tool, bpf_programs, old_kernel,
+from toolrun import (PYTHON, SETTLE_SECONDS, Tool, bpf_programs,
                      readable_copy, run, tool_path)
 import signals
 
@@ -756,18 +756,6 @@ class Alone(Surroundings):
             'cd /proc && exec "$@"', *self.soon)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertNotIn("Traceback", done.stderr)
-
-    def test_old_kernel(self):
-        """It has no bpf(2), or does not know what it is asked for."""
-        for old, words in (("none", "Function not implemented"),
-                           ("unknown", "Invalid argument")):
-            with self.subTest(bpf=old):
-                done = run(self.name, *self.always, *self.soon,
-                           env=old_kernel(self, OLD_BPF=old))
-                self.check_one_line(
-                    done, words, "%s.py takes Linux " % self.name,
-                    " or later with CONFIG_BPF_SYSCALL",
-                    ", this is %s\n" % os.uname().release)
 
 
 class Refusals(Alone):

@@ -271,7 +271,6 @@ class TestRows(Rows, Case):
 
 class TestRefusals(Refusals, unittest.TestCase):
 
-    test_old_kernel = None      # it reports what the kernel says, no version
     name = "countp"
     always = ["lo", "--other", "drop"]
     soon = ["0.1", "2"]

@@ -253,7 +253,6 @@ class TestRows(Rows, Case):
 
 class TestRefusals(Refusals, unittest.TestCase):
 
-    test_old_kernel = None      # it reports what the kernel says, no version
     name = "protostats"
     always = ["lo"]
     soon = ["0.1", "2"]

@@ -47,19 +47,6 @@ def readable_copy(case, path):
     return os.path.join(copy, os.path.basename(path))
 
 
-def old_kernel(case, **settings):
-    """An environment in which the kernel looks older, with those settings of
-    old_kernel.c. Its library is removed after the test case. Raises
-    CalledProcessError if there is no compiler."""
-    handle, library = tempfile.mkstemp(suffix=".so")
-    os.close(handle)
-    case.addCleanup(os.remove, library)
-    subprocess.check_call(
-        ["gcc", "-shared", "-fPIC", "-o", library,
-         os.path.join(TOP, "tests/python/old_kernel.c"), "-ldl"])
-    return dict(os.environ, LD_PRELOAD=library, **settings)
-
-
 def run(name, *args, **popen):
     """Run a tool that is expected to end by itself, for at most START_SECONDS.
     Returns its CompletedProcess, with text in stdout and stderr."""
