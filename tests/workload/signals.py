@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """A known number of signals, by each system call that can send one.
 
-USAGE: signals.py                    the 23 signals that examples/demo shows
+USAGE: signals.py                    what examples/demo shows: see scene()
        signals.py CALL SIG COUNT     COUNT times CALL with SIG to itself
-       signals.py numbered COUNT     COUNT times kill() with 0 to the process
-                                     groups -2^30, -2^30 - 1, ..., of nobody
+       signals.py numbered COUNT     COUNT times act(), numbered from 0
+       signals.py pair               see pair()
 
 CALL is kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo,
 pidfd_send_signal or ia32_kill.
@@ -17,7 +17,7 @@ import platform
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -26,7 +26,9 @@ NUMBERS = {
     "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434),
+    "timer_create": (222, 107), "timer_settime": (223, 110),
 }
+PIDFD_THREAD = os.O_EXCL        # Linux 6.9
 SI_QUEUE = -1
 
 
@@ -64,16 +66,18 @@ def rt_tgsigqueueinfo(target, sig):
     return syscall("rt_tgsigqueueinfo", target, target, sig, siginfo(sig))
 
 
-def pidfd_open(target):
-    """A descriptor for a process (Linux 5.3), or the error, negative."""
-    return syscall("pidfd_open", target, 0)
+def pidfd_open(target, flags=0):
+    """Return a pidfd (Linux 5.3), or the error as a negative number."""
+    return syscall("pidfd_open", target, flags)
 
 
-def pidfd_send_signal(target, sig, fds={}):
-    """By a descriptor that stays open, for whoever looks at it."""
-    if target not in fds:
-        fds[target] = pidfd_open(target)
-    return syscall("pidfd_send_signal", fds[target], sig, None, 0)
+def pidfd_send_signal(target, sig, flags=0, open_flags=0):
+    fd = pidfd_open(target, open_flags)
+    if fd < 0:
+        return fd
+    result = syscall("pidfd_send_signal", fd, sig, None, flags)
+    os.close(fd)
+    return result
 
 
 def call_ia32(number, *args):
@@ -105,16 +109,32 @@ CALLS = {f.__name__: f for f in (
     pidfd_send_signal, ia32_kill)}
 
 
-def start_target():
-    """A new process that ignores what a process can ignore. Returns its Popen
-    once it does so; the caller ends it."""
-    target = subprocess.Popen(
-        ["sh", "-c", "trap '' HUP INT QUIT USR1 USR2 TERM; exec sleep 60"])
-    while True:
-        with open("/proc/%d/comm" % target.pid) as f:
-            if f.read() == "sleep\n":
-                return target
-        time.sleep(0.001)
+def act(number=0):
+    """Do a kill(2) that bears a number, to 2^30: no such process group."""
+    kill(-2**30 - number, 0)
+
+
+def number(row):
+    """Return the number of an act() from killsnoop's row, or None."""
+    return None if row["TPID"] == "-" else -2**30 - int(row["TPID"])
+
+
+def guard(group=None):
+    """Ignore some signals and block others, also after exec(). Enter a
+    process group, 0 for a new one."""
+    if group is not None:
+        os.setpgid(0, group)
+    for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1,
+                signal.SIGTERM):
+        signal.signal(sig, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK,
+                           [signal.SIGUSR2, signal.SIGRTMAX])
+
+
+def start_target(group=None):
+    """Start "sleep 60" behind guard(). Return its Popen; the caller ends it.
+    """
+    return subprocess.Popen(["sleep", "60"], preexec_fn=lambda: guard(group))
 
 
 def no_process():
@@ -124,14 +144,13 @@ def no_process():
 
 
 def scene():
-    """23 signals: to one process three by each of the six calls, and five
-    that are odd, fail or end it."""
+    """Send 23 signals: to one process three by each of the six calls, and five
+    that are odd, fail or end it. Then start a process that faults."""
     target = start_target()
     try:
         for call in list(CALLS.values())[:6]:
             for sig in (0, signal.SIGUSR1, signal.SIGHUP):
                 call(target.pid, sig)
-        time.sleep(0.2)     # for whoever looks at the descriptor
         kill(-os.getpgrp(), 0)
         kill(no_process(), signal.SIGTERM)
         kill(target.pid, signal.NSIG)
@@ -139,12 +158,45 @@ def scene():
     finally:
         kill(target.pid, signal.SIGKILL)
         target.wait()
+    subprocess.call([sys.executable, "-c", "import ctypes, resource; "
+                     "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); "
+                     "ctypes.string_at(0)"])
 
 
 def burst(call, sig, count):
     """Start a process that sends itself count signals; returns its Popen."""
     return subprocess.Popen([sys.executable, __file__, call, str(int(sig)),
                              str(count)])
+
+
+def pair():
+    """Fork a victim of two threads. With each call send 0 and an ignored
+    SIGUSR1 to the victim, this process, and the victim's second thread. Wait
+    for a line on stdin before and after. Print the three IDs."""
+    reader, writer = os.pipe()
+    guard()
+    victim = os.fork()
+    if victim == 0:
+        thread = threading.Thread(target=signal.pause, daemon=True)
+        thread.start()
+        os.write(writer, b"%d" % thread.native_id)
+        while True:
+            signal.pause()
+    thread = int(os.read(reader, 10))
+    print(os.getpid(), victim, thread, flush=True)
+    sys.stdin.readline()
+    for sig in 0, signal.SIGUSR1:
+        for target in victim, os.getpid():
+            for call in list(CALLS.values())[:6]:
+                call(target, sig)
+        tkill(thread, sig)
+        syscall("tgkill", victim, thread, sig)
+        syscall("rt_tgsigqueueinfo", victim, thread, sig, siginfo(sig))
+        pidfd_send_signal(thread, sig, open_flags=PIDFD_THREAD)
+    print("done", flush=True)
+    sys.stdin.readline()
+    os.kill(victim, signal.SIGKILL)
+    os.waitpid(victim, 0)
 
 
 def main():
@@ -154,7 +206,9 @@ def main():
             CALLS[name](os.getpid(), int(sig))
     elif sys.argv[1:2] == ["numbered"] and len(sys.argv) == 3:
         for i in range(int(sys.argv[2])):
-            kill(-2**30 - i, 0)
+            act(i)
+    elif sys.argv[1:] == ["pair"]:
+        pair()
     elif len(sys.argv) == 1:
         scene()
     else:
