@@ -14,7 +14,7 @@ import time
 import pytest
 
 from common import (COUNT, START_SECONDS, TRACERS, WAYS, Tool, bpf_programs,
-                    burst, fdinfo, lost, odd_name, own_rows, pinned_map, run,
+                    burst, fdinfo, lost, odd_name, own_rows, pinned_map,
                     skipped_runs, started, wait_until)
 
 each_way = pytest.mark.parametrize(
