@@ -306,10 +306,10 @@ def test_out_of_memory(tracer, memory_cgroup):
 def test_cgroup(tracer, target, cgroup):
     """Of senders that have ended; the second one's cgroup, too."""
     gone = cgroup + "/gone"
-    os.mkdir(gone)
-    inode = os.stat(gone).st_ino
     with tracer.traced() as rows:
         tracer.send(signal.SIGSTOP)
+        os.mkdir(gone)
+        inode = os.stat(gone).st_ino
         first, _ = in_child(kill, target.pid, 0, group=cgroup)
         second, _ = in_child(kill, target.pid, 0, group=gone)
         os.rmdir(gone)
