@@ -37,13 +37,12 @@ MODES = {"native": 4, "generic": 2}     # XDP_FLAGS_* of linux/if_link.h
 BPF_XDP = 37                            # enum bpf_attach_type
 
 examples = """examples:
-    ./countp eth0               # drop UDP, send back what is not TCP
-    ./countp eth0 1 30          # the same for 30 seconds: safe to try remotely
+    ./countp eth0               # pass TCP, drop UDP, send the rest back
+    ./countp eth0 1 30          # the same for 30 seconds, then end
     ./countp -k 53,67-68 eth0   # but pass UDP to these ports
     ./countp -k src:53 eth0     # but pass UDP that claims to come from DNS
     ./countp --other pass eth0  # only drop UDP
 """
-
 
 def ports(text):
     """Return a C condition for 53,67-68,src:53, up to 64 ports or ranges."""
@@ -74,7 +73,7 @@ parser.add_argument("-j", "--csv", action="store_true",
 for name, default in ("TCP", "pass"), ("UDP", "drop"), ("other", "tx"):
     parser.add_argument("--" + name.lower(), choices=list(ACTIONS),
         default=default, help="action for %s (default: %s)" % (name, default))
-parser.add_argument("-k", "--keep", type=ports, default="0", metavar="PORTS",
+parser.add_argument("-k", "--keep", type=ports, default=0, metavar="PORTS",
     help="pass UDP to these ports, as 53,67-68, or from one, as src:53")
 parser.add_argument("-a", "--all", action="store_true",
     help="treat ARP and IPv6 neighbor discovery as other")
@@ -195,10 +194,8 @@ int countp(struct xdp_md *ctx)
 }
 """
 
-
 def die(message):
     sys.exit("%s: %s" % (parser.prog, message))
-
 
 def hardware():
     """Return the interface's type and address, or None if it is gone."""
@@ -210,7 +207,6 @@ def hardware():
     except OSError:
         return None
 
-
 def read_counts():
     """Return packets and bytes so far, by class and by action, and of all."""
     packets, size = Counter(), Counter()
@@ -221,23 +217,19 @@ def read_counts():
                 size[key] += cpu.bytes
     return packets, size
 
-
 def write(fd, text):
     try:
         os.write(fd, os.fsencode(text))
     except OSError as e:
         die("can't write: %s" % e.strerror)
 
-
 def stop(sig, _):
-    signal.signal(sig, signal.SIG_DFL)      # a second one ends it at once
+    signal.signal(sig, signal.SIG_DFL)      # a second signal kills the tool
     stopped.append(sig)
 
 
-stopped = []
-signal.signal(signal.SIGINT, stop)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+for sig in signal.SIGINT, signal.SIGPIPE:   # no traceback while starting
+    signal.signal(sig, signal.SIG_DFL)
 args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
 if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
     parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
@@ -267,7 +259,7 @@ if args.ebpf:
     sys.exit()
 saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
 for fd in 1, 2:
-    os.dup2(pipe, fd)       # takes what BCC's C++ code prints
+    os.dup2(pipe, fd)       # captures the output of BCC's C++ code
 try:
     bpf, error = BPF(text=bpf_text), None
     program = bpf.load_func("countp", BPF.XDP).fd
@@ -288,7 +280,7 @@ if error:
 title = args.interface
 for mode in args.modes:
     # struct bpf_link_create_opts: sz, flags. The link ends with the process.
-    options = struct.pack("NI4x", 16, MODES[mode])
+    options = struct.pack("NI0N", struct.calcsize("NI0N"), MODES[mode])
     if lib.bpf_link_create(program, index, BPF_XDP, options) >= 0:
         break
     error = ctypes.get_errno()
@@ -310,12 +302,16 @@ write(1, line % ("TIME", *(key.upper() + unit for key in columns), "DROP%"))
 due, before, problem = begin + args.interval, read_counts(), None
 stdout = select.poll()
 stdout.register(1, 0)
+stopped = []
+for sig in signal.SIGINT, signal.SIGTERM:
+    signal.signal(sig, stop)
 while args.count and not stopped:
     now = time.monotonic()
     if stdout.poll(max(0, min(100, 1000 * (due - now)))):
         sys.exit()      # the reader left
     if hardware() != (kind, address):
-        problem = "%s is gone, or has another address" % args.interface
+        problem = "%s is gone or its MAC address changed; run %s again" % (
+            args.interface, parser.prog)
         break
     if now < due:
         continue
@@ -325,7 +321,7 @@ while args.count and not stopped:
     rates = [number % (factor * amount[key] / (now - then)) for key in columns]
     write(1, line % (time.strftime("%H:%M:%S"), *rates,
         "%.1f" % (100 * packets["drop"] / max(1, packets["total"]))))
-    then, due, before = now, max(due, now) + args.interval, counts
+    then, due, before = now, now + args.interval, counts
     args.count -= 1
 
 packets, size = read_counts()

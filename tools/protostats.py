@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 #
-# protostats  XDP: count packets by protocol and by what XDP does with them.
+# protostats  XDP: count packets by protocol and XDP action.
 #             For Linux, uses BCC, XDP, fentry, eBPF. Embedded C.
 #
 # USAGE: protostats [-h] [-S | -N] [-w] [-m] [-b] [-j] [-dev]
@@ -35,7 +35,7 @@ CLASSES = ["TCP", "UDP", "ping", "ICMP", "other"]
 ACTIONS = {"PASS": 2, "DROP": 1, "TX": 3, "REDIRECT": 4, "ABORTED": 0}
 MODES = {"native": 4, "generic": 2}     # XDP_FLAGS_* of linux/if_link.h
 BPF_XDP = 37                            # enum bpf_attach_type
-# What the C text reads of the kernel's structures, where the kernel has it.
+# Kernel structure members that the C text reads, at offsets from BTF.
 MEMBERS = ["xdp_buff.data", "xdp_buff.data_end", "xdp_buff.rxq",
            "xdp_rxq_info.dev", "net_device.ifindex", "net_device.nd_net",
            "net.ns", "ns_common.inum"]
@@ -43,7 +43,7 @@ MEMBERS = ["xdp_buff.data", "xdp_buff.data_end", "xdp_buff.rxq",
 examples = """examples:
     ./protostats eth0           # packets per second, until Ctrl-C
     ./protostats eth0 5 12      # every 5 seconds, for a minute
-    ./protostats -m eth0        # each protocol by what is done with it
+    ./protostats -m eth0        # protocols by action
     ./protostats -w eth0        # watch the program that is there, or end
     ./protostats -S lo          # generic mode, which every driver has
 """
@@ -237,10 +237,8 @@ int watch_exit(u64 *ctx)
 #endif
 """
 
-
 def die(message):
     sys.exit("%s: %s" % (parser.prog, message))
-
 
 def hardware():
     """Return the interface's type and address, or None if it is gone."""
@@ -252,7 +250,6 @@ def hardware():
     except OSError:
         return None
 
-
 def find_program():
     """Return the ID and the mode of the interface's program, or (0, "")."""
     number = ctypes.c_uint32()
@@ -260,7 +257,6 @@ def find_program():
         if query(index, flag, ctypes.byref(number)) == 0 and number.value:
             return number.value, mode
     return 0, ""
-
 
 def program_info(fd):
     """Return a program's name, its function's BTF ID, and skipped runs."""
@@ -272,31 +268,33 @@ def program_info(fd):
     name, misses = struct.unpack_from("16s128xQ", info, 64)
     return name.rstrip(b"\0").decode(), function[1], misses
 
-
 def extension_of(program, function):
     """Return the ID of the program that replaces another's function, or 0."""
-    number, info = ctypes.c_uint32(), (ctypes.c_uint32 * 32)()
+    number = ctypes.c_uint32()
     while lib.bpf_link_get_next_id(number, ctypes.byref(number)) == 0:
+        info = (ctypes.c_uint32 * 32)()     # zeroed: the kernel reads it, too
         fd = lib.bpf_link_get_fd_by_id(number)
-        if lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(
-                ctypes.c_uint32(ctypes.sizeof(info)))) < 0:
-            continue            # the link is gone
-        os.close(fd)
+        lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(
+            ctypes.c_uint32(ctypes.sizeof(info))))
+        if fd >= 0:             # else the link is gone
+            os.close(fd)
         # struct bpf_link_info: type, id, prog_id, padding, attach_type,
         # target_obj_id, target_btf_id. BPF_LINK_TYPE_TRACING is 2.
         if [info[0], *info[4:7]] == [2, 0, program, function]:
             return info[2]
     return 0
 
-
 def definitions():
     """Return C definitions for watching, with offsets by the kernel's BTF."""
-    lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
+    load = getattr(lib, "btf__load_vmlinux_btf", lambda: None)  # libbpf 0.5
+    load.restype = ctypes.c_void_p
     lib.btf__type_by_id.restype = ctypes.POINTER(ctypes.c_uint32)
     lib.btf__name_by_offset.restype = ctypes.c_char_p
-    if not os.path.exists("/sys/kernel/btf/vmlinux"):
-        die("can't watch: requires CONFIG_DEBUG_INFO_BTF")
-    btf = ctypes.c_void_p(lib.btf__load_vmlinux_btf())
+    btf = os.path.exists("/sys/kernel/btf/vmlinux") and load() or -1
+    if btf % 2**64 >= 2**64 - 4096:     # NULL, or an error as a pointer
+        die("can't watch: requires CONFIG_DEBUG_INFO_BTF, and a libbpf that "
+            "can read it")
+    btf = ctypes.c_void_p(btf)
     text = "#define WATCH\n#define IFINDEX %d\n#define NETNS %d\n" % (
         index, os.stat("/proc/self/ns/net").st_ino)
     for name in MEMBERS:
@@ -311,7 +309,6 @@ def definitions():
                     name.replace(".", "_"), (words[i + 2] & 0xffffff) // 8)
     return text
 
-
 def watch(program, mode):
     """Trace the interface's program. Return a title, and the tracers."""
     target = lib.bpf_prog_get_fd_by_id(program)
@@ -322,13 +319,14 @@ def watch(program, mode):
     title = "%s, watching %s (ID %d, %s)" % (
         args.interface, name, program, mode)
     if not function:
-        die("%s: can't, it has no BTF or is gone" % title)
+        die("%s: can't be traced, it has no BTF or was unloaded" % title)
     tracers = []
     for name, kind in (b"watch_entry", 24), (b"watch_exit", 25):
         code = bpf.dump_func(name)
         # struct bpf_prog_load_opts: sz, attempts, expected_attach_type
         # (fentry or fexit), four unused, attach_btf_id, attach_prog_fd
-        options = struct.pack("N8I", 40, 0, kind, 0, 0, 0, 0, function, target)
+        options = struct.pack("N8I", struct.calcsize("N8I"), 0, kind, 0, 0, 0,
+                              0, function, target)
         fd = lib.bpf_prog_load(26, name, b"GPL", code, ctypes.c_size_t(
             len(code) // 8), options)       # BPF_PROG_TYPE_TRACING
         if fd < 0 or lib.bpf_raw_tracepoint_open(None, fd) < 0:
@@ -337,19 +335,17 @@ def watch(program, mode):
         tracers.append(fd)
     return title, tracers
 
-
 def attach(program):
     """Attach by a bpf_link until the process ends. Return a title."""
     title = args.interface
     for mode in args.modes:
         # struct bpf_link_create_opts: sz, flags
-        options = struct.pack("NI4x", 16, MODES[mode])
+        options = struct.pack("NI0N", struct.calcsize("NI0N"), MODES[mode])
         if lib.bpf_link_create(program, index, BPF_XDP, options) >= 0:
             return "%s, %s mode" % (title, mode)
         title += ", no %s mode (%s)" % (mode, os.strerror(ctypes.get_errno()))
-    die("can't attach to %s; requires Linux 5.9, and to watch an XDP program "
-        "libbpf 0.7: see ip link show dev %s" % (title, args.interface))
-
+    die("can't attach to %s; requires Linux 5.9. If it has an XDP program (ip "
+        "link show dev %s), libbpf 0.7 can watch it" % (title, args.interface))
 
 def read_counts():
     """Return packets and bytes so far by (class, action), "" for all."""
@@ -362,14 +358,12 @@ def read_counts():
                     size[key] += cpu.bytes
     return packets, size
 
-
 def rate(value):
     """Return a number per second in at most 7 characters, or exact as CSV."""
     return ("%.3f" % value if args.csv else "%.2g" % value if value < 9.95 else
             "%.0f" % value if value < 9999999.5 else
             "%.1fM" % (value / 1e6) if value < 9999.95e6 else
             "%.1fG" % (value / 1e9))
-
 
 def table(now, rates):
     """Return classes by actions as text, with bars of up to 19 letters."""
@@ -387,23 +381,19 @@ def table(now, rates):
         text += line % (name, *cells, bar.rstrip())
     return text + "\n"
 
-
 def write(fd, text):
     try:
         os.write(fd, os.fsencode(text))
     except OSError as e:
         die("can't write: %s" % e.strerror)
 
-
 def stop(sig, _):
-    signal.signal(sig, signal.SIG_DFL)      # a second one ends it at once
+    signal.signal(sig, signal.SIG_DFL)      # a second signal kills the tool
     stopped.append(sig)
 
 
-stopped = []
-signal.signal(signal.SIGINT, stop)
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+for sig in signal.SIGINT, signal.SIGPIPE:   # no traceback while starting
+    signal.signal(sig, signal.SIG_DFL)
 args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
 if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
     parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
@@ -430,7 +420,7 @@ if args.ebpf:
 
 saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
 for fd in 1, 2:
-    os.dup2(pipe, fd)       # takes what BCC's C++ code prints
+    os.dup2(pipe, fd)       # captures the output of BCC's C++ code
 try:
     bpf, error = BPF(text=bpf_text), None
     program = watched or bpf.load_func("protostats", BPF.XDP).fd
@@ -463,12 +453,16 @@ begin = then = time.monotonic()
 due, before, problem = begin + args.interval, read_counts(), None
 stdout = select.poll()
 stdout.register(1, 0)
+stopped = []
+for sig in signal.SIGINT, signal.SIGTERM:
+    signal.signal(sig, stop)
 while args.count and not stopped and not problem:
     now = time.monotonic()
     if stdout.poll(max(0, min(100, 1000 * (due - now)))):
         sys.exit()      # the reader left
     if not hardware():
         problem = "%s is gone" % args.interface
+    # A signal can interrupt the query: that is no answer.
     elif watched and find_program()[0] != watched and not stopped:
         problem = "the program was replaced or removed; run protostats again"
     elif now >= due:
@@ -482,7 +476,7 @@ while args.count and not stopped and not problem:
         write(1, table(cells[0], rates) if args.table and not args.csv else
               line % (*cells, "%.1f" % (
                   100 * packets["", "DROP"] / max(1, packets["", ""]))))
-        then, due, before = now, max(due, now) + args.interval, counts
+        then, due, before = now, now + args.interval, counts
         args.count -= 1
 
 packets, size = read_counts()
@@ -493,8 +487,9 @@ for name in [*CLASSES, ""]:
     text += line % (name or "all", size[name, ""], *(
         packets[name, action] for action in ACTIONS))
 write(2 if args.csv else 1, text)
-missed = sum(program_info(fd)[2] for fd in tracers)
+missed = max((program_info(fd)[2] for fd in tracers), default=0)
 if missed:
-    write(2, "%s: the kernel skipped %d packets\n" % (args.interface, missed))
+    write(2, "%s: the kernel skipped at least %d packets\n" % (
+        args.interface, missed))
 if problem:
     die(problem)

@@ -406,6 +406,29 @@ class TestLeaving(Case):
             self.assertLess(time.monotonic(), end)
             time.sleep(0.1)
 
+    def test_keeps_no_links_of_others(self):
+        """It looks at each link in the kernel. Those of a tool that ends while
+        it watches go with that tool."""
+        other = subprocess.Popen(
+            [PYTHON, "-c", "import bcc; b = bcc.BPF(text='''" + "".join(
+                "RAW_TRACEPOINT_PROBE(%s) { return 0; }" % name for name in (
+                    "sched_process_exit", "sched_process_fork",
+                    "sched_process_exec")) + "'''); print(1); input()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=dict(os.environ, PYTHONUNBUFFERED="1"))
+        self.addCleanup(other.wait)
+        self.addCleanup(other.kill)
+        self.assertEqual(other.stdout.readline(), b"1\n")
+        self.link("pass_all", self.near)
+        with self.near.tool("protostats") as tool:
+            folder, links = "/proc/%d/fd" % tool.process.pid, []
+            for fd in os.listdir(folder):
+                with contextlib.suppress(FileNotFoundError):
+                    links.append(os.readlink(folder + "/" + fd))
+            # fentry and fexit
+            self.assertEqual(sum("bpf" in name and "link" in name
+                                 for name in links), 2, links)
+
     def test_sigkill_link(self):
         self.check_end("native", True, signal.SIGKILL)
 
@@ -502,7 +525,7 @@ class TestRefusals(unittest.TestCase):
         if hasattr(bcc.lib, "bpf_xdp_query_id"):
             self.assertIn("it has no BTF", done.stderr)
         else:
-            self.assertIn("to watch an XDP program libbpf 0.7", done.stderr)
+            self.assertIn("libbpf 0.7 can watch it", done.stderr)
 
 
 if __name__ == "__main__":
