@@ -41,9 +41,9 @@ except (ImportError, OSError, AttributeError) as e:
 
 BATCH_SIZE = 10000      # events
 # The arguments of enter(), by those of the call.
-syscalls = {"madvise": "ARG(1), ARG(2), ARG(3), NO_PIDFD",
+syscalls = {"madvise": "ARG(1), ARG(2), ARG(3), ANY",
             "process_madvise": "ARG(2), ARG(3), ARG(4), ARG(1)"}
-ANY = -2**31    # no ID, no descriptor
+ANY = -2**31    # no filter, or no pidfd
 FOREVER = float("inf")
 
 advices = dict(enumerate(       # asm-generic/mman-common.h, Linux 7.0
@@ -64,35 +64,30 @@ examples = """examples:
     ./madvsnoop -H -d 30     # latency histograms of 30 seconds
 """
 
-def positive(text):
-    """Return a number above 0."""
-    if not 0 < float(text) < 1e9:
-        raise ValueError
-    return float(text)
-
 def advice_list(text):
     """Return the numbers of a list such as DONTNEED,FREE,25."""
     numbers = {name: number for number, name in advices.items()}
     names = text.upper().replace("MADV_", "").replace(" ", "").split(",")
-    return [int(numbers.get(name, name)) for name in names]
+    return [range(ANY, -ANY).index(int(numbers.get(name, name))) + ANY
+            for name in names]      # in an int, or ValueError
 
 
 parser = argparse.ArgumentParser(
     description="Trace madvise(2) and process_madvise(2)",
     formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples)
 option = parser.add_argument
-number = functools.partial(option, type=int, default=ANY)
+integer = functools.partial(option, type=int, default=ANY)
 flag = functools.partial(option, action="store_true")
 flag("-T", "--timestamp", help="show the time of calls and summaries")
-number("-p", "--pid", help="trace only this process")
-number("-t", "--tid", help="trace only this thread")
+integer("-p", "--pid", help="trace only this process")
+integer("-t", "--tid", help="trace only this thread")
 option("-n", "--name", type=os.fsencode, default=b"",
     help="trace only command names that contain this")
 option("-a", "--advice", type=advice_list, default=[], metavar="LIST",
     help="trace only this advice: names or numbers, as DONTNEED,FREE,25")
 flag("-x", "--failed", help="show only calls that failed")
-option("-m", "--min-us", type=positive, default=0, help="minimum latency")
-option("-d", "--duration", type=positive, default=0, help="seconds to trace")
+option("-m", "--min-us", type=float, help="minimum latency")
+option("-d", "--duration", type=float, help="seconds to trace")
 flag("-M", "--mapping", help="show what is mapped at ADDR: file, [heap], anon")
 flag("-U", "--user-stack", help="show the caller's user-space stack")
 flag("-j", "--csv", help="print comma-separated values, in full")
@@ -104,66 +99,60 @@ option("--mntnsmap", help="trace mount namespaces in this BPF map only")
 option("--probe", choices=("auto", "fentry", "tracepoint", "kprobe"),
     default="auto", help="probe type to use (default: the first that works)")
 flag("--ebpf", help=argparse.SUPPRESS)
-option("interval", type=positive, nargs="?", default=FOREVER,
+option("interval", type=float, nargs="?",
     help="seconds between two summaries, with -S or -H")
-option("count", type=positive, nargs="?", default=FOREVER, help="how many")
+option("count", type=int, nargs="?", help="how many")
 args = parser.parse_args()
 aggregate = args.summary or args.histogram
 if aggregate and (args.mapping or args.user_stack) or (
         args.histogram and args.csv):
     parser.error("-S and -H do not go with -M and -U, nor -H with -j")
-if args.interval < FOREVER and not aggregate:
+if args.interval is not None and not aggregate:
     parser.error("an interval requires -S or -H")
-for path in filter(None, (args.cgroupmap, args.mntnsmap)):  # for the C text
-    if not (os.path.exists(path) and re.fullmatch(r"(?a)/[\w./:@+-]+", path)):
+for number in args.min_us, args.duration, args.interval, args.count:
+    if number is not None and not 0 < number < 1e9:
+        parser.error("%s is not a positive number below 1e9" % number)
+for path in args.cgroupmap, args.mntnsmap:
+    if path is not None and not (os.path.exists(path) and re.fullmatch(
+            "/[A-Za-z0-9_./:@+-]+", path)):     # it goes into the C text
         parser.error("%s is not the plain path of a pinned map" % path)
 
 event_struct = struct.Struct("=QQQQQIIiiii16s")
-pid_format = "%%-%ds " % len(open("/proc/sys/kernel/pid_max").read().strip())
-columns = {     # title: format, if shown
-    "TIME": args.timestamp and "%-8s ", "PID": pid_format,
-    "TID": args.verbose and pid_format, "COMM": "%-15s ",
-    "ADVICE": "%-13s ", "ADDR": "%-12s ", "LEN": "%5s ", "LAT(us)": "%7s ",
-    "RET": "%-6s ", "TPID": pid_format if args.mapping else "%s",
-    "MAPPING": args.mapping and "%s",
-    "STACK" if args.csv else "": args.user_stack and "%s"}
+pid_format = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read().strip())
+columns = [
+    ("TIME", "%-8s", args.timestamp), ("PID", pid_format, True),
+    ("TID", pid_format, args.verbose), ("COMM", "%-15s", True),
+    ("ADVICE", "%-13s", True), ("ADDR", "%-12s", True), ("LEN", "%5s", True),
+    ("LAT(us)", "%7s", True), ("RET", "%-6s", True),
+    ("TPID", pid_format if args.mapping else "%s", True),
+    ("MAPPING", "%s", args.mapping),
+    ("STACK" if args.csv else "", "\b%s", args.user_stack)]
 if args.summary:
-    columns = {
-        "TIME": args.timestamp and args.csv, "PID": pid_format,
-        "COMM": "%-15s ", "ADVICE": "%-8s ", "CALLS": "%7s ",
-        "FAILED": "%6s ", "LEN": "%5s ", "AVG(us)": "%7s ",
-        "MAX-EVER": "%8s ", "TOTAL(ms)": "%9s"}
+    columns = [("TIME", "", args.timestamp and args.csv)] + list(zip(
+        "PID COMM ADVICE CALLS FAILED LEN AVG(us) MAX-EVER TOTAL(ms)".split(),
+        (pid_format + " %-15s %-8s %7s %6s %5s %7s %8s %9s").split(),
+        [True] * 9))
+line = " ".join(form for _, form, shown in columns if shown) + "\n"
+line = line.replace(" \b", "")      # a stack begins with a line end
 shown_values = operator.itemgetter(
-    *[i for i, form in enumerate(columns.values()) if form])
-titles = shown_values(list(columns))
-line = "".join(map(str, shown_values(list(columns.values())))) + "\n"
-reader = select.poll()
-reader.register(1, 0)
-batch, stopped, lost_by_perf = [], [], []
+    *[i for i, (_, _, shown) in enumerate(columns) if shown])
+titles = shown_values([title for title, _, _ in columns])
+batch, stopped, lost_by_perf, sums_shown = [], [], [], {}
 
 bpf_text = """
 #include <uapi/linux/ptrace.h>
 
 struct event {
-    u64 ts, ns;         /* ts is 0 while the thread is in no traced call */
+    u64 ts, ns;         /* ts in ns, 0 outside a traced call */
     u64 addr, len, caller;
     u32 pid, tid;
-    s32 advice, ret, pidfd, stack;
+    s32 advice, ret, pidfd, stack;      /* pidfd is ANY for madvise */
     u8 comm[16];
 };
 
 /* By thread. Entries stay: inserting and deleting would cost 200 ns a call. */
 BPF_TABLE("lru_hash", u32, struct event, calls, 10240);
-BPF_ARRAY(lost, u64, 1);
-
-static __always_inline int count_lost(void)
-{
-    int zero = 0;
-    u64 *n = lost.lookup(&zero);
-    if (n)
-        __sync_fetch_and_add(n, 1);
-    return 0;
-}
+BPF_PERCPU_ARRAY(lost, u64, 1);
 
 static __always_inline void output(void *ctx, struct event *event);
 
@@ -171,19 +160,26 @@ static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
 {
     u64 id = bpf_get_current_pid_tgid();
     u32 pid = id >> 32, tid = id;
-    struct event empty = {}, *event = calls.lookup_or_try_init(&tid, &empty);
-    if (!event)
-        return count_lost();
-    if (event->ts)                      /* the return was missed */
-        count_lost();
-    event->ts = 0;
+    struct event *event = calls.lookup(&tid);
+
+    if (event && event->ts) {           /* the return was missed */
+        event->ts = 0;
+        lost.increment(0);
+    }
     if ((ONLY_PID != ANY && pid != ONLY_PID) ||
         (ONLY_TID != ANY && tid != ONLY_TID) ||
         !(ONLY_ADVICES) || container_should_be_filtered())
         return 0;
-    *event = (struct event) {
-        .ts = bpf_ktime_get_ns(), .addr = addr, .len = len, .pid = pid,
-        .tid = tid, .advice = advice, .pidfd = pidfd};
+    if (!event) {
+        struct event empty = {};
+        event = calls.lookup_or_try_init(&tid, &empty);
+    }
+    if (event)
+        *event = (struct event) {
+            .ts = bpf_ktime_get_ns(), .addr = addr, .len = len, .pid = pid,
+            .tid = tid, .advice = advice, .pidfd = pidfd};
+    else
+        lost.increment(0);
     return 0;
 }
 
@@ -191,13 +187,14 @@ static __always_inline int leave(void *ctx, long ret)
 {
     u32 tid = bpf_get_current_pid_tgid();
     struct event *event = calls.lookup(&tid);
+
     if (!event || !event->ts)
         return 0;
     event->ns = bpf_ktime_get_ns() - event->ts;
     event->ret = ret;
-    if (event->pidfd != NO_PIDFD)       /* first struct iovec, 0 on error */
+    if (event->pidfd != ANY)       /* first struct iovec, 0 on error */
         bpf_probe_read_user(&event->addr, 16, (void *)event->addr);
-    if (event->pidfd != NO_PIDFD && ret >= 0)
+    if (event->pidfd != ANY && ret >= 0)
         event->len = ret;
     if (event->ns >= MIN_NS && (ret < 0 || !ONLY_FAILED) && (ONLY_NAMES))
         output(ctx, event);
@@ -212,36 +209,32 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #else
 BPF_PERF_OUTPUT(events);
 #endif
-#if USER_STACK
-BPF_STACK_TRACE(stacks, 16384);
-static void *(*current_task)(void) = (void *)158;   /* named since BCC 0.22 */
-static struct pt_regs *(*task_regs)(void *task) = (void *)175;
-#endif
+BPF_STACK_TRACE(stacks, USER_STACK ? 16384 : 1);
+static void *(*get_task)(void) = (void *)158;   /* named since BCC 0.22 */
+static struct pt_regs *(*get_task_regs)(void *task) = (void *)175;
 
 static __always_inline void output(void *ctx, struct event *event)
 {
     bpf_get_current_comm(event->comm, sizeof(event->comm));
-#if USER_STACK
-    event->stack = stacks.get_stackid(ctx, BPF_F_USER_STACK);
-#if TASK_REGS
+    event->stack = USER_STACK ? stacks.get_stackid(ctx, BPF_F_USER_STACK) : 0;
     /* A walk misses the caller of a frameless function: glibc's madvise(). */
-    bpf_probe_read_kernel(&event->caller, sizeof(event->caller),
-                          &PT_REGS_RET(task_regs(current_task())));
+    if (USER_STACK && TASK_REGS) {
+        bpf_probe_read_kernel(&event->caller, sizeof(event->caller),
+                              &PT_REGS_RET(get_task_regs(get_task())));
 #ifdef bpf_target_x86
-    bpf_probe_read_user(&event->caller, sizeof(event->caller),
-                        (void *)event->caller);
+        bpf_probe_read_user(&event->caller, sizeof(event->caller),
+                            (void *)event->caller);
 #endif
-#endif
-#endif
+    }
 #ifdef RING_PAGES
     if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 #else
     if (events.perf_submit(ctx, event, sizeof(*event)))
 #endif
-        count_lost();
+        lost.increment(0);
 }
 """, "sums": """
-struct key {
+struct sum_key {
     s32 advice, number; /* -PID, or the slot of a histogram */
 };
 struct sum {
@@ -250,28 +243,29 @@ struct sum {
 };
 
 /* Never cleared: user space prints what was added since it last looked. */
-BPF_TABLE("percpu_hash", struct key, struct sum, sums, 10240);
+BPF_TABLE("percpu_hash", struct sum_key, struct sum, sums, 10240);
+BPF_HISTOGRAM(printed, struct sum_key, HISTOGRAM ? 10240 : 1);  /* for -H */
 
 /* Atomic: another thread can preempt the program, and run it on this CPU. */
-static __always_inline int add(struct event *event, s32 number)
+static __always_inline void add(struct event *event, s32 number)
 {
-    struct key key = {event->advice, number};
-    struct sum empty = {}, *sum = sums.lookup(&key);
+    struct sum_key key = {event->advice, number};
+    struct sum *sum = sums.lookup(&key);
     if (!sum) {
+        struct sum empty = {};
         bpf_get_current_comm(empty.comm, sizeof(empty.comm));
         sum = sums.lookup_or_try_init(&key, &empty);
     }
-    if (!sum)
-        return count_lost();
+    if (!sum) {
+        lost.increment(0);
+        return;
+    }
     __sync_fetch_and_add(&sum->ns, event->ns);
-    if (event->ret < 0)
-        __sync_fetch_and_add(&sum->failed, 1);
-    else
-        __sync_fetch_and_add(&sum->bytes, event->len);
-    __sync_fetch_and_add(&sum->calls, 1);
-    if (event->ns > sum->max_ns)
+    __sync_fetch_and_add(event->ret < 0 ? &sum->failed : &sum->bytes,
+                         event->ret < 0 ? 1 : event->len);
+    __sync_fetch_and_add(&sum->calls, 1);   /* last: then all is printed */
+    if (event->ns > sum->max_ns)            /* may be lost when preempted */
         sum->max_ns = event->ns;
-    return 0;
 }
 
 static __always_inline void output(void *ctx, struct event *event)
@@ -297,90 +291,91 @@ TRACEPOINT_PROBE(syscalls, sys_exit_%(name)s)
 #define ARG(n) a##n
 int syscall__%(fn)s(struct pt_regs *ctx, u64 a1, u64 a2, u64 a3, u64 a4)
 { return enter(%(args)s); }
-int kretprobe__%(fn)s(struct pt_regs *c) { return leave(c, PT_REGS_RC(c)); }
+int leave_%(fn)s(struct pt_regs *ctx) { return leave(ctx, PT_REGS_RC(ctx)); }
 """}
 
 def program(probe):
-    """Return the C text for a probe type. Raise RuntimeError without one."""
+    """Return the C text for a probe type."""
+    symbols = open("/proc/kallsyms", "rb").read()
+    names = " || ".join(" && ".join(
+        "event->comm[%d] == %d" % (start + i, byte)
+        for i, byte in enumerate(args.name))
+        for start in range(16 - len(args.name)))
     macros = {
-        "ANY": "(%d)" % ANY, "NO_PIDFD": "ANY", "ONLY_PID": args.pid,
-        "ONLY_TID": args.tid, "ONLY_FAILED": int(args.failed),
+        "ANY": "(%d)" % ANY, "ONLY_PID": args.pid, "ONLY_TID": args.tid,
+        "ONLY_FAILED": int(args.failed), "SUMMARY": int(args.summary),
         "ONLY_ADVICES": " || ".join(
             "advice == %d" % n for n in args.advice) or 1,
         "ONLY_NAMES": "({ bpf_get_current_comm(event->comm, 16); %s; })" % (
-            " || ".join(" && ".join(
-                "event->comm[%d] == %d" % (start + i, byte)
-                for i, byte in enumerate(args.name))
-                for start in range(16 - len(args.name))) or 0)
-        if args.name else 1,
-        "MIN_NS": int(args.min_us * 1000), "USER_STACK": int(args.user_stack),
-        "TASK_REGS": int(BPF.ksymname(b"bpf_task_pt_regs") != -1),
-        "SUMMARY": int(args.summary), "HISTOGRAM": int(args.histogram)}
-    if BPF.ksymname(b"bpf_ringbuf_output") != -1:
+            names or 0) if args.name else 1,
+        "MIN_NS": int((args.min_us or 0) * 1000),
+        "USER_STACK": int(args.user_stack), "HISTOGRAM": int(args.histogram),
+        "TASK_REGS": int(b" bpf_task_pt_regs\n" in symbols)}
+    if b" bpf_ringbuf_output\n" in symbols:
         macros["RING_PAGES"] = (32 << 20) // os.sysconf("SC_PAGE_SIZE")
     text = ["#define %s %s\n" % macro for macro in macros.items()]
     text += [filter_by_containers(args), bpf_text,
              output_text["sums" if aggregate else "rows"]]
-    if args.histogram:      # a table that user space fills
-        text.append("BPF_HISTOGRAM(printed, struct key, 10240);")
-    prefix = BPF.__new__(BPF).get_syscall_prefix().decode()
-    supported = getattr(lib, "libbpf_probe_bpf_prog_type", None)
-    if probe == "fentry" and supported and not supported(26, None):  # TRACING
-        raise RuntimeError("not supported by this kernel")
-    for name in syscalls:
-        if BPF.ksymname((prefix + name).encode()) != -1:
+    prefix = "" if probe == "tracepoint" else (     # takes 0.2 s
+        BPF.__new__(BPF).get_syscall_prefix().decode())
+    for name, arguments in syscalls.items():
+        if b"sys_%s\n" % name.encode() in symbols:
             text.append(probe_text[probe] % {
-                "name": name, "fn": prefix + name, "args": syscalls[name]})
+                "name": name, "fn": prefix + name, "args": arguments})
     return "".join(text)
 
 def reason(error, log):
-    """Return in one line why BCC failed, which its libraries print."""
+    """Return the line that says why BCC failed. Exit without headers."""
     if "kernel headers" in log:
         sys.exit("%s: BCC needs kernel headers: install linux-headers-%s "
                  "(Debian, Ubuntu), kernel-devel (Fedora) or linux-headers "
                  "(Arch), or set BCC_KERNEL_SOURCE" % (prog, os.uname()[2]))
     if "struct tracepoint__" in log:
-        return ("no tracepoints, try: mount -t tracefs tracefs /sys/kernel/"
-                "tracing; mount -t debugfs debugfs /sys/kernel/debug")
-    return (re.findall("^bpf: .*", log, re.M) + [str(error)])[0]
+        return ("no tracepoints, try: mount -t tracefs tracefs /sys/"
+                "kernel/tracing; mount -t debugfs debugfs /sys/kernel/debug")
+    return (re.findall("bpf: .*|error: .*", log) + [str(error)])[0]
 
 def start():
     """Return a BPF object, attached with the first probe type that works."""
+    supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
     refusals = []
-    saved, (log_end, writer) = [os.dup(1), os.dup(2)], os.pipe()
-    os.set_blocking(writer, False)      # the first 64 Kbytes will do
+    saved = [os.dup(1), os.dup(2)]
+    reader, writer = os.pipe2(os.O_NONBLOCK)    # the first 64 Kbytes will do
     os.dup2(writer, 1)
     os.dup2(writer, 2)
     try:
         for probe in probe_text if args.probe == "auto" else [args.probe]:
             try:
+                os.write(writer, b"\n")         # or read() may wait
+                if probe == "fentry" and not supported(26, None):
+                    raise RuntimeError("not supported by this kernel")
                 text = program(probe)
-                bpf = BPF(text=text)            # attaches all but these
-                for name in re.findall(r"int syscall__(\w+)", text):
+                bpf = BPF(text=text)            # attaches all but kprobes
+                for name in re.findall(r"int leave_(\w+)", text):
+                    bpf.attach_kretprobe(event=name, fn_name="leave_" + name)
                     bpf.attach_kprobe(event=name, fn_name="syscall__" + name)
                 break
             except Exception as e:
                 ctypes.CDLL(None).fflush(None)
-                os.write(writer, b"\n")         # or read() may wait
-                log = os.read(log_end, 1 << 16).decode(errors="replace")
+                log = os.read(reader, 1 << 16).decode(errors="replace")
                 refusals.append("no %s: %s" % (probe, reason(e, log)))
         else:
             sys.exit(prog + ": can't trace madvise: " + "; ".join(refusals))
     finally:
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
+        for fd in [reader, writer] + saved:
+            os.close(fd)
     bpf["calls"].clear()    # in flight: the return may have been missed
     bpf["lost"].clear()
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGALRM:
-        signal.signal(number, stop)
     if args.verbose:
         sys.stderr.write("Tracing by %s.\n" % "; ".join([probe] + refusals))
     return bpf
 
 @functools.lru_cache(maxsize=4096)
-def printable(data):
+def printable(name):
     """Return a name, which can have any bytes, as text."""
-    text = data.split(b"\0", 1)[0].decode("utf-8", "replace")
+    text = name.split(b"\0", 1)[0].decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
 
 @functools.lru_cache(maxsize=4096)
@@ -403,14 +398,14 @@ def pidfd_target(pid, fd):
     if fd in (-10000, -10001, -20000):      # PIDFD_SELF, Linux 6.14
         return pid
     with contextlib.suppress(OSError, TypeError):
-        text = open("/proc/%d/fdinfo/%d" % (pid, fd)).read()
-        return int(re.search(r"^Pid:\s*([1-9]\d*)$", text, re.M)[1])
+        with open("/proc/%d/fdinfo/%d" % (pid, fd), "rb") as f:
+            return int(re.search(rb"\nPid:\t([1-9]\d*)\n", f.read())[1])
 
 @functools.lru_cache(maxsize=None)
 def memory_map(pid):
     """Return the (end, start, name) of each mapping of a process."""
     with contextlib.suppress(OSError):
-        return [(int(end, 16), int(start, 16), printable(name) or "anon")
+        return [(int(end, 16), int(start, 16), name)
                 for start, end, name in re.findall(
                     rb"(\w+)-(\w+)(?: +\S+){4} *(.*)",
                     open("/proc/%d/maps" % pid, "rb").read())]
@@ -419,20 +414,24 @@ def mapping(pid, address):
     """Return the name of what is mapped at an address."""
     found = memory_map(pid) or []
     i = bisect.bisect(found, (address, FOREVER))    # ends after the address
-    return found[i][2] if found[i:] and found[i][1] <= address else "-"
+    is_in = i < len(found) and found[i][1] <= address
+    return printable(found[i][2]) or "anon" if is_in else "-"
 
 def stack(bpf, pid, number, caller):
     """Return the symbols of a user-space stack as text."""
     frames = list(bpf["stacks"].walk(number)) if number >= 0 else []
-    frames[1:1] = [caller] * (caller not in frames[:2])
+    frames[1:1] = [caller] * (caller not in frames[:2])     # 0: unreadable
     symbols = [printable(bpf.sym(
         address, pid, show_module=True, show_offset=True)).replace(
         "[unknown]", "%x" % address) for address in frames]
     symbols = [text for text in symbols if " [" in text] or ["[unknown]"]
+    symbols += ["[missed: no room]"] * (number < 0)
     return ";".join(symbols) if args.csv else "\n    ".join([""] + symbols)
 
 def rows(bpf, batch):
     """Yield the values of the shown columns for each event of a batch."""
+    pidfd_target.cache_clear()
+    memory_map.cache_clear()
     to_wall_clock = int((time.time() - time.monotonic()) * 1e9)
     for (ts, ns, addr, length, caller, pid, tid, advice, ret, pidfd, number,
          comm) in event_struct.iter_unpack(b"".join(batch)):
@@ -446,7 +445,7 @@ def rows(bpf, batch):
             mapping(target, addr) if args.mapping and target else "-",
             stack(bpf, pid, number, caller) if args.user_stack else ""))
 
-def print_tables(bpf, shown={}):
+def print_tables(bpf):
     """Print what was added to the sums since the last time."""
     now, found = clock(int(time.time())), []
     for key, cpus in bpf["sums"].items():
@@ -454,10 +453,10 @@ def print_tables(bpf, shown={}):
         sums = [sum(getattr(cpu, field) for cpu in cpus)
                 for field in ("calls", "ns", "failed", "bytes")]
         calls, ns, failed, length = map(
-            operator.sub, sums, shown.get(place, [0] * 4))
+            operator.sub, sums, sums_shown.get(place, [0] * 4))
         if not calls:
             continue
-        shown[place] = sums
+        sums_shown[place] = sums
         if pid <= 0:
             bpf["printed"][key] = ctypes.c_uint64(calls)
             continue
@@ -488,9 +487,9 @@ def write(table):
         sys.stdout.writelines(line % row for row in table)
     sys.stdout.flush()
 
-def stop(number, _):
-    stopped.append(number)
-    signal.signal(number, signal.SIG_DFL)   # a second one ends it at once
+def stop(signum, _):
+    stopped.append(signum)
+    signal.signal(signum, signal.SIG_DFL)   # a second one ends it at once
 
 def collect(_, data, size):
     batch.append(ctypes.string_at(data, event_struct.size))
@@ -507,54 +506,55 @@ def events_reader(bpf):
 
 def main():
     bpf = start()
+    for signum in signal.SIGINT, signal.SIGTERM:
+        signal.signal(signum, stop)
     consume = None if aggregate else events_reader(bpf)
-    signal.setitimer(signal.ITIMER_REAL, args.duration)
+    end = time.monotonic() + (args.duration or FOREVER)
+    due = time.monotonic() + (args.interval or FOREVER)
+    reader = select.poll()
+    reader.register(1, 0)
+    last = full = reported = report_at = tables = 0
     if aggregate and not args.csv:
         print("Tracing madvise calls... Hit Ctrl-C to end.", flush=True)
     else:
         write([titles])
-    last = full = reported = report_at = 0
-    due = time.monotonic() + args.interval
     while not last:
-        if not full and reader.poll(50):        # ms; nobody reads stdout
-            stopped.append("reader")
+        if not full and reader.poll(50) or time.monotonic() >= end:     # 50 ms
+            stopped.append("stdout was closed, or time is over")
         last, now = bool(stopped), time.monotonic()
         if not aggregate:
             consume()
             full = len(batch) >= BATCH_SIZE
             write(rows(bpf, batch))
             batch.clear()
-            pidfd_target.cache_clear()
-            memory_map.cache_clear()
         elif last or now >= due:
             print_tables(bpf)
-            due = max(now, due + args.interval)
-            args.count -= 1
-            last = last or args.count <= 0
+            due = max(now, due + (args.interval or FOREVER))
+            tables += 1
+            last = last or tables == args.count
         if last or now >= report_at:
-            lost = max(bpf["lost"][0].value, sum(lost_by_perf))
+            lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
             if lost > reported:
-                sys.stderr.write("%s: lost %d events%s\n" % (
-                    prog, lost - reported, aggregate * ": is a table full?"))
+                sys.stderr.write("%s: lost %d events\n" % (
+                    prog, lost - reported))
             reported, report_at = lost, now + 1
-    skipped = sum(int(n) for program in bpf.funcs.values() for n in re.findall(
-        r"misses:\s*(\d+)", open("/proc/self/fdinfo/%d" % program.fd).read()))
-    if skipped:     # known since Linux 5.12
-        sys.stderr.write("%s: the kernel skipped %d runs of a program\n" % (
-            prog, skipped))
+    skipped = re.findall(r"misses:\s*([1-9]\d*)", "".join(     # Linux 5.12
+        open("/proc/self/fdinfo/%d" % function.fd).read()
+        for function in bpf.funcs.values()))
+    if skipped:
+        sys.stderr.write("%s: program runs skipped by the kernel: %d; calls "
+                         "may be missing\n" % (prog, sum(map(int, skipped))))
 
 
-if os.geteuid() != 0:
+if os.geteuid() != 0 and not args.ebpf:
     sys.exit("%s: needs root, try: sudo %s" % (prog, " ".join(sys.argv)))
-if args.mntnsmap and "BCC_KERNEL_SOURCE" in os.environ:
-    sys.exit(prog + ": --mntnsmap needs the running kernel's own headers: "
-             "unset BCC_KERNEL_SOURCE")
-if args.ebpf:
-    print(program("tracepoint" if args.probe == "auto" else args.probe))
-    sys.exit()
-sys.stdout = open(1, "w", 1 << 20, sys.stdout.encoding, "replace")
 try:
-    main()
-except OSError as e:
-    sys.stderr.write("%s: can't write: %s\n" % (prog, e.strerror))
-    os._exit(1)     # without another try at the end
+    sys.stdout = open(1, "w", 1 << 20, errors="replace")
+    if args.ebpf:
+        print(program(args.probe.replace("auto", "tracepoint")), flush=True)
+    else:
+        main()
+except Exception as e:
+    sys.stderr.write("%s: can't trace or write: %s\n" % (
+        prog, getattr(e, "strerror", e)))
+    os._exit(1)     # skip the flush at exit, which would fail again
