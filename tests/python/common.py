@@ -135,7 +135,7 @@ def wait_until(condition, seconds=60):
         if value:
             return value
         assert time.monotonic() < end, "waited %d s" % seconds
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 class Tool:

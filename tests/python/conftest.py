@@ -18,9 +18,9 @@ _refused = {}   # (tool, way): the reason
 def time_limit():
     """Fail a test that hangs."""
     def fail(*_):
-        pytest.fail("it took 10 minutes")
+        pytest.fail("it took 5 minutes")
     signal.signal(signal.SIGALRM, fail)
-    signal.alarm(600)
+    signal.alarm(300)
     yield
     signal.alarm(0)
 

@@ -203,17 +203,18 @@ def break_pipe():
 
 
 def time_out():
-    """Wait for a timer of setitimer(2), and use up that of a CPU clock."""
+    """Wait for setitimer(2)'s timer, then for one of a CPU clock."""
     fired = []
     signal.signal(signal.SIGALRM, lambda *_: fired.append(True))
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
-    signal.pause()
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    while not fired:
+        time.sleep(0.01)
     timer, value = ctypes.c_int(), (ctypes.c_long * 4)(0, 0, 0, 10**7)
     signals.syscall("timer_create", time.CLOCK_PROCESS_CPUTIME_ID, None,
                     ctypes.byref(timer))
     signals.syscall("timer_settime", timer, 0, value, None)
     while len(fired) < 2:
-        pass
+        pass        # its signal comes in this process' context
 
 
 def interrupt_terminal():

@@ -5,6 +5,7 @@ import collections
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import tempfile
@@ -78,14 +79,18 @@ def test_rows_come_at_once(tool, channel):
     """Also after Ctrl-Z and fg. Half of the rows come within 0.2 s."""
     tracer, delays = TRACERS[tool], []
     reader, writer = channel()
+
+    def read_line(seconds):
+        assert select.select([out], [], [], seconds)[0]
+        return out.readline()
     with os.fdopen(reader, "rb", 0) as out, os.fdopen(writer) as stdout:
         with started(tool, "-p", str(os.getpid()), *tracer.only_acts,
                      stdout=stdout) as process:
-            assert b"PID" in out.readline()
+            assert b"PID" in read_line(START_SECONDS)
             for number in range(9):
                 begin = time.monotonic()
                 tracer.workload.act(number)
-                assert out.readline()
+                assert read_line(10)
                 delays.append(time.monotonic() - begin)
                 if number % 3 == 2:
                     process.send_signal(signal.SIGSTOP)
@@ -101,36 +106,42 @@ def test_rows_come_at_once(tool, channel):
 def test_bursts(tool, how):
     """More than a batch, more than the ring buffer holds, many processes, and
     in the end more than it can hold while the tool is stopped."""
-    tracer, made = TRACERS[tool], 0
+    tracer, bursts = TRACERS[tool], {}
     tool = Tool(tool, *tracer.only_acts, prefix=WAYS.get(how, [[], []])[1])
 
     def run_bursts(processes, count):
         started = [burst(tool.name, count) for _ in range(processes)]
         for process in started:
             assert process.wait(60) == 0
-        return started
+            bursts[str(process.pid)] = count
+
+    def check_whole(table, reported):
+        shown = sum(row["PID"] in bursts for row in table)
+        assert shown + reported >= sum(bursts.values())
+        if len(table) < shown + 100:    # or others' events may be lost, too
+            assert shown + reported < sum(bursts.values()) + 100
     with tool:
-        bursts = [(process, 100000) for _ in range(2)
-                  for process in run_bursts(2, 100000)]
-        bursts += [(process, 101) for process in run_bursts(31, 101)]
-        time.sleep(2)       # losses are reported once a second
+        for processes, count in (2, 100000), (2, 100000), (31, 101):
+            run_bursts(processes, count)
+            seen = -1
+            while len(tool.rows) != seen:
+                seen = len(tool.rows)
+                time.sleep(1.2)         # losses are reported once a second
         table, reported = tool.table(), lost(tool.stderr)
+        check_whole(table, reported)
+        if how == "auto":
+            assert not reported
+        for pid, count in bursts.items() if not reported else ():
+            numbers = map(tracer.workload.number, own_rows(table, pid))
+            if how == "perf_buffer":    # by CPU
+                numbers = sorted(numbers)
+            assert list(numbers) == list(range(count))
         tool.send(signal.SIGSTOP)
-        (backlog,) = run_bursts(1, 300000)
+        run_bursts(1, 300000)
         tool.send(signal.SIGCONT)
-    pids = {str(process.pid) for process, _ in bursts}
-    assert sum(row["PID"] in pids for row in table) + reported == 403131
-    if how == "auto":
-        assert not reported
-    for process, count in bursts if not reported else ():
-        numbers = map(tracer.workload.number, own_rows(table, process.pid))
-        if how == "perf_buffer":        # by CPU
-            numbers = sorted(numbers)
-        assert list(numbers) == list(range(count))
-    shown = len(own_rows(tool.table(), backlog.pid))
-    reported = lost(tool.stderr) - reported
-    assert 0 < shown < 300000
-    assert shown + reported == 300000
+    check_whole(tool.table(), lost(tool.stderr))
+    assert lost(tool.stderr) > reported
+    assert own_rows(tool.table(), pid=list(bursts)[-1])
 
 
 @each_tool

@@ -177,7 +177,8 @@ def pair():
     guard()
     victim = os.fork()
     if victim == 0:
-        thread = threading.Thread(target=signal.pause, daemon=True)
+        thread = threading.Thread(target=signal.pause, name="victim",
+                                  daemon=True)
         thread.start()
         os.write(writer, b"%d" % thread.native_id)
         while True:
