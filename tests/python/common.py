@@ -20,6 +20,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
 PYTHON = "/usr/bin/python3"     # the one that the distribution's BCC is for
 sys.path.insert(0, os.path.join(TOP, "tests", "workload"))
+import memory       # noqa: E402
 import signals      # noqa: E402
 
 # A shell starts background commands with these ignored; tools inherit that.
@@ -68,7 +69,9 @@ Tracer = collections.namedtuple("Tracer", [
     "nothing"])     # options to show nothing at all
 TRACERS = {
     "killsnoop": Tracer(signals, "kill", ["-nvcagU"], ["-s", "0"],
-                        ["-s", "63"])}
+                        ["-s", "63"]),
+    "madvsnoop": Tracer(memory, "madvise", ["-TvM"], ["-a", "RANDOM"],
+                        ["-a", "99"])}
 
 
 def tool_path(name):
@@ -239,6 +242,11 @@ class Tool:
 def own_rows(table, pid=None):
     """Return the rows of one process, this one by default."""
     return [row for row in table if row["PID"] == str(pid or os.getpid())]
+
+
+def cells(rows, titles):
+    """Return the values of some columns of each row."""
+    return [tuple(row[title] for title in titles.split()) for row in rows]
 
 
 def lost(stderr):

@@ -23,7 +23,18 @@ TOOLS = {
          '--cgroupmap /x";int', "--cgroupmap /no/such", "--mntnsmap relative",
          "extra", "--nonesuch"],
         (["-p", "181", "-s", "9,TERM"],
-         ["#define ONLY_PID 181\n", "sig == 9 || sig == 15"]))}
+         ["#define ONLY_PID 181\n", "sig == 9 || sig == 15"])),
+    "madvsnoop": Edges(
+        [], ["-d", "0.3"],
+        ["-p x", "-p 1;", "-t x", "-n", "-a FOO", "-a=", "-a 4,", "-a MADV_",
+         "-a 4294967296", "-m x", "-m=-1", "-m nan", "-m 0", "-m 1e300",
+         "-d 0", "-d x", "-d nan", "-d inf", "-d 1e300", "--probe x",
+         "--cgroupmap=", '--cgroupmap /x";int', "--mntnsmap relative", "1",
+         "-S 0", "-S x", "-S 1 0", "-S 1 -1", "-S 1 0.5", "-S 1 1 1",
+         "-S 1 1" + 400 * "0", "-S -M", "-H -U", "-Hj", "--nonesuch"],
+        (["-p", "181", "-a", "FREE,99", "-n", '"; int'],
+         ["#define ONLY_PID 181\n", "advice == 8 || advice == 99",
+          "event->comm[0] == 34 && event->comm[1] == 59"]))}
 each_tool = pytest.mark.parametrize("tool", TOOLS)
 each_tracer = pytest.mark.parametrize("tool", TRACERS)
 

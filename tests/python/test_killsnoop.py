@@ -14,8 +14,8 @@ import time
 
 import pytest
 
-from common import (COUNT, PYTHON, WAYS, Tool, in_child, odd_name, own_rows,
-                    pinned_map)
+from common import (COUNT, PYTHON, WAYS, Tool, cells, in_child, odd_name,
+                    own_rows, pinned_map)
 import signals
 from signals import kill, pidfd_send_signal
 
@@ -23,11 +23,6 @@ SIX = list(signals.CALLS.values())[:6]
 ME, GROUP, NOBODY = str(os.getpid()), str(-os.getpgrp()), "65534"
 each_way = pytest.mark.parametrize(
     "way", [("killsnoop", how) for how in WAYS], indirect=True, ids="-".join)
-
-
-def cells(rows, titles):
-    """Return the values of some columns of each row."""
-    return [tuple(row[title] for title in titles.split()) for row in rows]
 
 
 def rows_about(rows, pids):

@@ -15,8 +15,8 @@ import time
 import pytest
 
 from common import (COUNT, START_SECONDS, TRACERS, WAYS, Tool, bpf_programs,
-                    burst, fdinfo, lost, odd_name, own_rows, pinned_map,
-                    skipped_runs, started, wait_until)
+                    burst, fdinfo, lost, mounted, odd_name, own_rows,
+                    pinned_map, skipped_runs, started, wait_until)
 
 each_way = pytest.mark.parametrize(
     "way", [(tool, how) for tool in TRACERS for how in WAYS], indirect=True,
@@ -137,7 +137,7 @@ def test_bursts(tool, how):
                 numbers = sorted(numbers)
             assert list(numbers) == list(range(count))
         tool.send(signal.SIGSTOP)
-        run_bursts(1, 300000)
+        run_bursts(1, 400000)
         tool.send(signal.SIGCONT)
     check_whole(tool.table(), lost(tool.stderr))
     assert lost(tool.stderr) > reported
@@ -186,6 +186,18 @@ def test_duration_and_odd_names(tool):
     assert " %d?[2J?? " in tool.rows[0]
     assert " sp? " in tool.rows[1]
     assert tool.stderr == ""
+
+
+@each_tool
+def test_hidden_addresses(tool):
+    """Of the kernel's symbols, as kernel.kptr_restrict=2 hides them."""
+    tracer = TRACERS[tool]
+    with Tool(tool, "-p", os.getpid(), *tracer.only_acts, prefix=mounted(
+            "symbols=$(mktemp); sed 's/^[0-9a-f]*/0000000000000000/' "
+            "/proc/kallsyms > $symbols; mount --bind $symbols /proc/kallsyms; "
+            "rm $symbols")) as tool:
+        tracer.workload.act()
+    assert len(tool.rows) == 1
 
 
 @each_tool

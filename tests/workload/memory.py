@@ -3,7 +3,7 @@
 
 USAGE: memory.py                    the 23 calls that examples/demo shows
        memory.py ADVICE COUNT       COUNT times madvise() of no bytes
-       memory.py numbered COUNT     the same, RANDOM, on page 0, 1, 2, ...
+       memory.py numbered COUNT     COUNT times act(), numbered from 0
        memory.py populate COUNT     COUNT times 16 MiB that are then in use
 
 ADVICE is a name of ADVICES, or a number.
@@ -85,6 +85,16 @@ def ia32_process_madvise(pidfd, ranges, advice):
     low = map_memory(PAGE, MAP_32BIT)
     ctypes.memmove(low, vector, ctypes.sizeof(vector))
     return call_ia32(440, pidfd, low, len(ranges), advice, 0)
+
+
+def act(number=0):
+    """Advise on no bytes, at an address that bears a number, to 2^30."""
+    madvise(number * PAGE, 0, ADVICES["RANDOM"])
+
+
+def number(row):
+    """Return the number of an act() from madvsnoop's row."""
+    return int(row["ADDR"], 16) // PAGE
 
 
 def map_memory(length, flags=0, fd=None):
@@ -176,7 +186,7 @@ def main():
         return populate(count)
     if what == "numbered":
         for i in range(count):
-            madvise(i * PAGE, 0, ADVICES["RANDOM"])
+            act(i)
         return
     advice = ADVICES[what] if what in ADVICES else int(what)
     for _ in range(count):
