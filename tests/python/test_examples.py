@@ -1,202 +1,70 @@
-#!/usr/bin/python3
-"""The teaching examples: what they show, and what they refuse."""
+"""The teaching examples and the demo print what they claim."""
 
 import os
 import re
-import signal
 import subprocess
-import time
-import unittest
 
-from conduct import (COUNT, WITHOUT_RING_BUFFER, WITHOUT_TRACEPOINTS,
-                     Surroundings)
-from frames import MADE
-from toolrun import PYTHON, Tool, run, tool_path
-from veth import Network, attach_foreign
-from xdpconduct import XdpSubject
+from common import (COUNT, PYTHON, TOP, Tool, kernel_supports, run,
+                    run_command, started, wait_until)
 
-NO_TRACEFS = ("for tracefs in /sys/kernel/tracing /sys/kernel/debug; do "
-              '[ ! -d $tracefs ] || mount -t tmpfs none $tracefs; done; '
-              'exec "$@"')
-
-
-class TestSyscallFallback(Surroundings, unittest.TestCase):
-
-    name = "examples/tracing/syscall_fallback.py"
-    WAYS = {"fentry": 26, "tracepoint": 5, "kprobe": 2}  # enum bpf_prog_type
-
-    def start(self, prefix=()):
-        """The example, which traces or has ended, and what it says of each
-        way: a dict."""
-        tool, said = Tool(self.name, prefix=prefix).start(), {}
-        line = tool.header
-        while line and not line.startswith("Tracing kill(2)."):
-            way, word = line.split(":", 1)
-            said[way] = word.strip()
-            if word.strip() == "chosen":
-                self.assertEqual(tool.next_row(), "")
-            try:
-                line = tool.next_row()
-            except AssertionError:  # it has ended
-                return tool, said
-        self.assertEqual(tool.next_row().split(), ["PID", "TARGET", "SIGNAL"])
-        return tool, said
-
-    def check_traces(self, tool, way):
-        """By that way, known events."""
-        folder, kinds = "/proc/%d/fdinfo/" % tool.process.pid, []
-        for fd in os.listdir(folder):
-            with open(folder + fd) as f:
-                kinds += re.findall(r"^prog_type:\s*(\d+)$", f.read(), re.M)
-        self.assertEqual(kinds, [str(self.WAYS[way])])
-        for _ in range(COUNT):
-            os.kill(os.getpid(), 0)
-        end = time.monotonic() + 60
-        while len(self.own_rows(tool)) < COUNT:
-            self.assertLess(time.monotonic(), end)
-            tool.next_row(60)
-        self.assertEqual(tool.stop(), -signal.SIGINT)
-        self.assertEqual(tool.stderr, "")
-        self.assertEqual(self.own_rows(tool),
-                         [[str(os.getpid()), "0"]] * COUNT)
-
-    def own_rows(self, tool):
-        """Target and signal, where this process is the sender."""
-        return [row.split()[1:] for row in tool.rows
-                if row.split()[:1] == [str(os.getpid())]]
-
-    def check_reasons(self, said):
-        """The ways were tried in order, and it is told why the others fail."""
-        self.assertEqual(list(said), list(self.WAYS)[:len(said)])
-        for reason in list(said.values())[:-1]:
-            self.assertRegex(reason, r"^no: .*\w")
-
-    def test_chosen_way_works(self):
-        tool, said = self.start()
-        self.check_reasons(said)
-        way = list(said)[-1]
-        self.assertEqual(said[way], "chosen")
-        self.check_traces(tool, way)
-
-    def test_without_tracepoints(self):
-        tool, said = self.start(WITHOUT_TRACEPOINTS)
-        self.check_reasons(said)
-        self.assertEqual(list(said), list(self.WAYS))
-        self.assertIn("tracefs", said["tracepoint"])
-        if os.path.exists("/sys/bus/event_source/devices/kprobe"):
-            self.assertEqual(said["kprobe"], "chosen")
-            self.check_traces(tool, "kprobe")
-        else:
-            self.assertRegex(said["kprobe"], r"^no: .*\w")
-            self.assertEqual(tool.finish(), 1)
-            self.assertEqual(len(tool.stderr.splitlines()), 1, tool.stderr)
-            self.assertIn("kill(2)", tool.stderr)
+# Without IPv6, the kernel sends no packets of its own.
+VETH = """echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
+ip link add near0 type veth peer name far0
+ip link set near0 up; ip link set far0 up"""
+SEND = """import socket
+far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+far.bind(("far0", 0))
+for _ in range(%d): far.send(bytes(60))""" % COUNT
 
 
-class TestRingbufBatch(Surroundings, unittest.TestCase):
-
-    name = "examples/tracing/ringbuf_batch.py"
-    CALLS = 200003
-
-    def test_counts_and_costs(self):
-        done = run(self.name)
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        lines = done.stdout.splitlines()
-        self.assertTrue(lines[0].startswith("%d calls" % self.CALLS))
-        self.assertEqual(re.split("  +", lines[1].strip()),
-                         ["EVENTS", "NS PER CALL", "SEEN", "LOST"])
-        table = {}
-        for line in lines[2:]:
-            way, *cells = re.split("  +", line.strip())
-            table[way] = [int(cell) for cell in cells]
-        untraced, = table.pop("not traced")
-        woken, batches = table["a wake-up each"], table["in batches"]
-        # The buffer holds all of them.
-        self.assertEqual(woken[1:], [self.CALLS, 0])
-        self.assertEqual(batches[1:], [self.CALLS, 0])
-        self.assertLess(0, untraced)
-        self.assertLess(untraced, batches[0])
-        self.assertLess(batches[0], woken[0])
-        _, seen, lost = table.pop("in batches, buffer too small")
-        self.assertEqual(seen + lost, self.CALLS)
-        # A full buffer at least: 64 kB, of 16 bytes with the record's header.
-        self.assertGreaterEqual(seen, 4095)
-        self.assertGreater(lost, 0)
-        self.assertEqual(len(table), 2)
-
-    def test_no_ring_buffer(self):
-        done = subprocess.run(
-            WITHOUT_RING_BUFFER + [PYTHON, tool_path(self.name)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            universal_newlines=True)
-        self.check_one_line(done, "Linux 5.8")
-
-    def test_no_tracefs(self):
-        self.check_one_line(self.run_in(NO_TRACEFS), "mount -t tracefs")
+def test_syscall_fallback():
+    """The first probe type that the kernel supports shows each call."""
+    probes, me = ["fentry:", "tracepoint:", "kprobe:"], str(os.getpid())
+    used = [kernel_supports(p[:-1], "kill") for p in probes].index(True)
+    with started("examples/tracing/syscall_fallback.py",
+                 stdout=subprocess.PIPE, universal_newlines=True) as process:
+        lines = map(str.split, process.stdout)
+        head = [next(lines)[:2] for _ in range(used + 2)]
+        for sig in [0] * COUNT + [18]:      # SIGCONT
+            os.kill(os.getpid(), sig)
+        rows = list(iter(lambda: next(lines), [me, me, "18"]))
+    assert head == [[probe, "refused"] for probe in probes[:used]] + [
+        [probes[used], "attached."], ["PID", "TARGET"]]
+    assert [row for row in rows if row[0] == me] == [[me, me, "0"]] * COUNT
 
 
-class TestXdpLinkCount(Surroundings, XdpSubject, unittest.TestCase):
-
-    name = "examples/networking/xdp/xdp_link_count.py"
-    always = ["lo"]
-
-    def run_on(self, network, **popen):
-        return subprocess.run(
-            network.near.prefix + [PYTHON, tool_path(self.name), "near0"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            universal_newlines=True, **popen)
-
-    def test_counts(self):
-        """All pass, in the driver, and are counted."""
-        network = Network(self.addCleanup)
-        frames = [MADE[name][0] for name in ("UDP, v4", "TCP, v4", "ping, v4")]
-        attach_foreign(self, network.far)
-        tool, program = self.start(network)
-        self.assertIn("near0", tool.header)
-        self.assertEqual(list(network.near.xdp().values()), [1])
-        self.assertEqual(tool.next_row().split(),
-                         ["TIME", "PACKETS/s", "TOTAL"])
-        with network.far.wire() as far, network.near.wire() as near:
-            far.send(*COUNT * frames)
-            self.assertEqual(near.seen(), COUNT * frames)
-        rates, total = [], 0
-        while total < 3 * COUNT:
-            _, rate, total = map(lambda cell: int(cell.replace(":", "")),
-                                 tool.next_row(10).split())
-            rates.append(rate)
-        self.assertEqual(total, 3 * COUNT)
-        self.assertLess(0, sum(rates))      # over at least a second each
-        self.assertLessEqual(sum(rates), 3 * COUNT)
-        self.assertEqual(tool.stop(), -signal.SIGINT)
-        self.assertEqual(tool.stderr, "")
-        self.wait_until_clean(network, program)
-
-    def test_sigkill(self):
-        self.check_sigkill()
-
-    def test_another_program(self):
-        network = Network(self.addCleanup)
-        attach_foreign(self, network.near)
-        before = network.near.xdp()
-        self.check_one_line(self.run_on(network), "near0 ", "busy")
-        self.assertEqual(network.near.xdp(), before)
-
-    def test_no_links(self):
-        self.check_one_line(self.run_with(
-            "bpf_link_create = lambda *_: fails(errno.EINVAL)", "lo"),
-            "lo takes no XDP program", "Linux 5.9")
-
-    def test_usage(self):
-        for args in [], ["lo", "lo"]:
-            self.check_refusal(run(self.name, *args), 2, "usage: ",
-                               "INTERFACE")
-
-    def test_no_such_interface(self):
-        for name in "nosuch0", "", "a" * 99, "%s":
-            with self.subTest(name=name):
-                self.check_one_line(run(self.name, name), "no network "
-                                    "interface")
+def test_ringbuf_batch():
+    """Each event is seen, or counted as lost if the buffer is too small."""
+    done = run("examples/tracing/ringbuf_batch.py")
+    calls = int(done.stdout.split()[0])
+    untraced, woken, batches, small = [list(map(int, row[30:].split()))
+                                       for row in done.stdout.splitlines()[2:]]
+    assert woken[1:] == batches[1:] == [calls, 0]
+    assert 0 < untraced[0] < batches[0] < woken[0]
+    assert small[1] + small[2] == calls and small[2] > 0
 
 
-if __name__ == "__main__":
-    unittest.main()
+def test_xdp_link_count(request):
+    """Each packet is counted. After SIGKILL nothing is attached."""
+    inside = ["ip", "netns", "exec", "bcc-examples-%d" % os.getpid()]
+    subprocess.check_call(["ip", "netns", "add", inside[-1]])
+    request.addfinalizer(lambda: subprocess.call(
+        ["ip", "netns", "del", inside[-1]]))
+    subprocess.check_call([*inside, "sh", "-ec", VETH])
+    tool = Tool("examples/networking/xdp/xdp_link_count.py", "near0",
+                prefix=inside).start()
+    request.addfinalizer(tool.process.kill)
+    assert "prog/xdp" in run_command(*inside, "ip", "link").stdout
+    subprocess.check_call([*inside, PYTHON, "-c", SEND])
+    wait_until(lambda: tool.rows[-1].endswith(" %d" % COUNT))
+    tool.process.kill()
+    wait_until(lambda: "prog/xdp" not in run_command(
+        *inside, "ip", "link").stdout)
+
+
+def test_demo():
+    """A signal sent, one refused, one ignored, and one from the kernel."""
+    shown = subprocess.check_output(TOP + "/examples/demo").decode()
+    for row in (r"SIGKILL +\d+ +sleep +0\n", r"SIGTERM +\d+ +- +ESRCH\n",
+                r"SIGUSR1 +\d+ +sleep +ignored\n", r" 0 +kernel +SIGSEGV "):
+        assert re.search(row, shown)
