@@ -3,8 +3,7 @@
 # madvsnoop  Trace madvise(2), process_madvise(2): advice, result, latency.
 #            For Linux, uses BCC, eBPF. Embedded C.
 #
-# USAGE: madvsnoop [-h] [-T] [-p PID] [-t TID] [-n NAME] [-a LIST] [-x]
-#                  [-m MIN_US] [-M] [-U] [-S] [-H] [...] [interval] [count]
+# USAGE: madvsnoop [-h] [-p PID] [-a LIST] [-S] [...] [interval] [count]
 #
 # Copyright (c) 2026 The madvsnoop authors.
 # Licensed under the Apache License, Version 2.0 (the "License")
@@ -30,6 +29,7 @@ import time
 signal.signal(signal.SIGINT, signal.SIG_DFL)    # no traceback while starting
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 prog = os.path.basename(sys.argv[0])
+warn = functools.partial(print, prog + ":", file=sys.stderr, flush=True)
 try:
     from bcc import BPF
     from bcc.containers import filter_by_containers
@@ -39,12 +39,11 @@ except (ImportError, OSError, AttributeError) as e:
              "(Debian, Ubuntu), python3-bcc (Fedora), python-bcc (Arch)"
              % (prog, e))
 
-BATCH_SIZE = 10000      # events
+BATCH = 10000       # events that are printed at once
 # The arguments of enter(), by those of the call.
 syscalls = {"madvise": "ARG(1), ARG(2), ARG(3), ANY",
             "process_madvise": "ARG(2), ARG(3), ARG(4), ARG(1)"}
 ANY = -2**31    # no filter, or no pidfd
-FOREVER = float("inf")
 
 advices = dict(enumerate(       # asm-generic/mman-common.h, Linux 7.0
     "NORMAL RANDOM SEQUENTIAL WILLNEED DONTNEED 5 6 7 FREE REMOVE DONTFORK "
@@ -60,8 +59,7 @@ examples = """examples:
     ./madvsnoop -m 1000      # only calls that took 1 ms or longer
     ./madvsnoop -MU -n redis # show the mapping, and the caller's stack
     ./madvsnoop -S           # summarize by process and advice until Ctrl-C
-    ./madvsnoop -S 1 10      # summarize every second, 10 times
-    ./madvsnoop -H -d 30     # latency histograms of 30 seconds
+    ./madvsnoop -SH 1 10     # and histograms, every second, 10 times
 """
 
 def advice_list(text):
@@ -76,11 +74,10 @@ parser = argparse.ArgumentParser(
     description="Trace madvise(2) and process_madvise(2)",
     formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples)
 option = parser.add_argument
-integer = functools.partial(option, type=int, default=ANY)
 flag = functools.partial(option, action="store_true")
 flag("-T", "--timestamp", help="show the time of calls and summaries")
-integer("-p", "--pid", help="trace only this process")
-integer("-t", "--tid", help="trace only this thread")
+option("-p", "--pid", type=int, default=ANY, help="trace only this process")
+option("-t", "--tid", type=int, default=ANY, help="trace only this thread")
 option("-n", "--name", type=os.fsencode, default=b"",
     help="trace only command names that contain this")
 option("-a", "--advice", type=advice_list, default=[], metavar="LIST",
@@ -101,7 +98,7 @@ option("--probe", choices=("auto", "fentry", "tracepoint", "kprobe"),
 flag("--ebpf", help=argparse.SUPPRESS)
 option("interval", type=float, nargs="?",
     help="seconds between two summaries, with -S or -H")
-option("count", type=int, nargs="?", help="how many")
+option("count", type=int, nargs="?", help="number of summaries")
 args = parser.parse_args()
 aggregate = args.summary or args.histogram
 if aggregate and (args.mapping or args.user_stack) or (
@@ -109,6 +106,8 @@ if aggregate and (args.mapping or args.user_stack) or (
     parser.error("-S and -H do not go with -M and -U, nor -H with -j")
 if args.interval is not None and not aggregate:
     parser.error("an interval requires -S or -H")
+if len(args.name) > 15:
+    parser.error("-n: the kernel keeps 15 bytes of a command name")
 for number in args.min_us, args.duration, args.interval, args.count:
     if number is not None and not 0 < number < 1e9:
         parser.error("%s is not a positive number below 1e9" % number)
@@ -154,6 +153,16 @@ struct event {
 BPF_TABLE("lru_hash", u32, struct event, calls, 10240);
 BPF_PERCPU_ARRAY(lost, u64, 1);
 
+/* Atomic: another thread can preempt the program, and run it on this CPU. */
+static __always_inline void count_lost(void)
+{
+    int zero = 0;
+    u64 *count = lost.lookup(&zero);
+
+    if (count)
+        __sync_fetch_and_add(count, 1);
+}
+
 static __always_inline void output(void *ctx, struct event *event);
 
 static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
@@ -164,22 +173,19 @@ static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
 
     if (event && event->ts) {           /* the return was missed */
         event->ts = 0;
-        lost.increment(0);
+        count_lost();
     }
     if ((ONLY_PID != ANY && pid != ONLY_PID) ||
         (ONLY_TID != ANY && tid != ONLY_TID) ||
         !(ONLY_ADVICES) || container_should_be_filtered())
         return 0;
-    if (!event) {
-        struct event empty = {};
-        event = calls.lookup_or_try_init(&tid, &empty);
-    }
+    struct event new = {
+        .ts = bpf_ktime_get_ns(), .addr = addr, .len = len, .pid = pid,
+        .tid = tid, .advice = advice, .pidfd = pidfd};
     if (event)
-        *event = (struct event) {
-            .ts = bpf_ktime_get_ns(), .addr = addr, .len = len, .pid = pid,
-            .tid = tid, .advice = advice, .pidfd = pidfd};
-    else
-        lost.increment(0);
+        *event = new;
+    else if (calls.update(&tid, &new))
+        count_lost();
     return 0;
 }
 
@@ -231,7 +237,7 @@ static __always_inline void output(void *ctx, struct event *event)
 #else
     if (events.perf_submit(ctx, event, sizeof(*event)))
 #endif
-        lost.increment(0);
+        count_lost();
 }
 """, "sums": """
 struct sum_key {
@@ -246,7 +252,6 @@ struct sum {
 BPF_TABLE("percpu_hash", struct sum_key, struct sum, sums, 10240);
 BPF_HISTOGRAM(printed, struct sum_key, HISTOGRAM ? 10240 : 1);  /* for -H */
 
-/* Atomic: another thread can preempt the program, and run it on this CPU. */
 static __always_inline void add(struct event *event, s32 number)
 {
     struct sum_key key = {event->advice, number};
@@ -257,7 +262,7 @@ static __always_inline void add(struct event *event, s32 number)
         sum = sums.lookup_or_try_init(&key, &empty);
     }
     if (!sum) {
-        lost.increment(0);
+        count_lost();
         return;
     }
     __sync_fetch_and_add(&sum->ns, event->ns);
@@ -297,17 +302,16 @@ int leave_%(fn)s(struct pt_regs *ctx) { return leave(ctx, PT_REGS_RC(ctx)); }
 def program(probe):
     """Return the C text for a probe type."""
     symbols = open("/proc/kallsyms", "rb").read()
-    names = " || ".join(" && ".join(
-        "event->comm[%d] == %d" % (start + i, byte)
-        for i, byte in enumerate(args.name))
+    names = "({ bpf_get_current_comm(event->comm, 16); %s; })" % " || ".join(
+        " && ".join("event->comm[%d] == %d" % (start + i, byte)
+                    for i, byte in enumerate(args.name))
         for start in range(16 - len(args.name)))
     macros = {
         "ANY": "(%d)" % ANY, "ONLY_PID": args.pid, "ONLY_TID": args.tid,
         "ONLY_FAILED": int(args.failed), "SUMMARY": int(args.summary),
         "ONLY_ADVICES": " || ".join(
             "advice == %d" % n for n in args.advice) or 1,
-        "ONLY_NAMES": "({ bpf_get_current_comm(event->comm, 16); %s; })" % (
-            names or 0) if args.name else 1,
+        "ONLY_NAMES": names if args.name else 1,
         "MIN_NS": int((args.min_us or 0) * 1000),
         "USER_STACK": int(args.user_stack), "HISTOGRAM": int(args.histogram),
         "TASK_REGS": int(b" bpf_task_pt_regs\n" in symbols)}
@@ -346,7 +350,7 @@ def start():
     try:
         for probe in probe_text if args.probe == "auto" else [args.probe]:
             try:
-                os.write(writer, b"\n")         # or read() may wait
+                os.write(writer, b"\n")         # for read()
                 if probe == "fentry" and not supported(26, None):
                     raise RuntimeError("not supported by this kernel")
                 text = program(probe)
@@ -405,15 +409,14 @@ def pidfd_target(pid, fd):
 def memory_map(pid):
     """Return the (end, start, name) of each mapping of a process."""
     with contextlib.suppress(OSError):
-        return [(int(end, 16), int(start, 16), name)
-                for start, end, name in re.findall(
-                    rb"(\w+)-(\w+)(?: +\S+){4} *(.*)",
-                    open("/proc/%d/maps" % pid, "rb").read())]
+        lines = open("/proc/%d/maps" % pid, "rb").read()
+        return [(int(end, 16), int(start, 16), name) for start, end, name
+                in re.findall(rb"(\w+)-(\w+)(?: +\S+){4} *(.*)", lines)]
 
 def mapping(pid, address):
     """Return the name of what is mapped at an address."""
     found = memory_map(pid) or []
-    i = bisect.bisect(found, (address, FOREVER))    # ends after the address
+    i = bisect.bisect(found, (address + 1,))    # the first that ends later
     is_in = i < len(found) and found[i][1] <= address
     return printable(found[i][2]) or "anon" if is_in else "-"
 
@@ -494,7 +497,7 @@ def stop(signum, _):
 def collect(_, data, size):
     batch.append(ctypes.string_at(data, event_struct.size))
     # libbpf keeps its place. At the end, take all that the buffer can hold.
-    return -1 if len(batch) >= (1 << 19 if stopped else BATCH_SIZE) else 0
+    return -1 if len(batch) >= (1 << 19 if stopped else BATCH) else 0
 
 def events_reader(bpf):
     """Return a function that collects the events that are there."""
@@ -509,41 +512,39 @@ def main():
     for signum in signal.SIGINT, signal.SIGTERM:
         signal.signal(signum, stop)
     consume = None if aggregate else events_reader(bpf)
-    end = time.monotonic() + (args.duration or FOREVER)
-    due = time.monotonic() + (args.interval or FOREVER)
+    end, due = (time.monotonic() + (seconds or float("inf"))
+                for seconds in (args.duration, args.interval))
     reader = select.poll()
     reader.register(1, 0)
-    last = full = reported = report_at = tables = 0
+    last = reported = report_at = tables = 0
     if aggregate and not args.csv:
         print("Tracing madvise calls... Hit Ctrl-C to end.", flush=True)
     else:
         write([titles])
     while not last:
-        if not full and reader.poll(50) or time.monotonic() >= end:     # 50 ms
+        if len(batch) < BATCH and reader.poll(50) or time.monotonic() >= end:
             stopped.append("stdout was closed, or time is over")
+        batch.clear()
         last, now = bool(stopped), time.monotonic()
         if not aggregate:
             consume()
-            full = len(batch) >= BATCH_SIZE
             write(rows(bpf, batch))
-            batch.clear()
         elif last or now >= due:
             print_tables(bpf)
-            due = max(now, due + (args.interval or FOREVER))
+            due = max(now, due + (args.interval or 0))
             tables += 1
             last = last or tables == args.count
         if last or now >= report_at:
             lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
             if lost > reported:
-                sys.stderr.write("%s: lost %d events\n" % (
-                    prog, lost - reported))
+                warn("lost %d events" % (lost - reported))
             reported, report_at = lost, now + 1
     skipped = re.findall(r"misses:\s*([1-9]\d*)", "".join(     # Linux 5.12
         open("/proc/self/fdinfo/%d" % function.fd).read()
         for function in bpf.funcs.values()))
     if skipped:
-        sys.stderr.write("%s: program runs skipped by the kernel: %d; calls "
-                         "may be missing\n" % (prog, sum(map(int, skipped))))
+        warn("program runs skipped by the kernel: %d; calls may be missing"
+             % sum(map(int, skipped)))
 
 
 if os.geteuid() != 0 and not args.ebpf:
@@ -555,6 +556,5 @@ try:
     else:
         main()
 except Exception as e:
-    sys.stderr.write("%s: can't trace or write: %s\n" % (
-        prog, getattr(e, "strerror", e)))
+    warn("can't trace or write:", getattr(e, "strerror", None) or e)
     os._exit(1)     # skip the flush at exit, which would fail again
