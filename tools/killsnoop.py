@@ -3,8 +3,7 @@
 # killsnoop  Trace signals: who sends which signal to whom, and the result.
 #            For Linux, uses BCC, eBPF. Embedded C.
 #
-# USAGE: killsnoop [-h] [-x] [-p PID] [-T TPID] [-s LIST] [-u UID] [-e] [-a]
-#                  [-n] [-c] [-U] [-g] [-v] [-j] [-d DURATION] [...]
+# USAGE: killsnoop [-h] [-x] [-p PID] [-T TPID] [-s LIST] [-a] [-n] [...]
 #
 # Copyright (c) 2015 Brendan Gregg.
 # Copyright (c) 2026 The killsnoop authors.
@@ -32,6 +31,7 @@ import time
 signal.signal(signal.SIGINT, signal.SIG_DFL)    # no traceback while starting
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 prog = os.path.basename(sys.argv[0])
+warn = functools.partial(print, prog + ":", file=sys.stderr, flush=True)
 try:
     from bcc import BPF
     from bcc.containers import filter_by_containers
@@ -41,8 +41,8 @@ except (ImportError, OSError, AttributeError) as e:
              "(Debian, Ubuntu), python3-bcc (Fedora), python-bcc (Arch)"
              % (prog, e))
 
-BATCH_SIZE = 10000      # events
-# In the order of the C text's enum; arguments as the tracepoints name them.
+BATCH = 10000       # events that are printed at once
+# Arguments as the tracepoints name them. The order is that of the C enum.
 syscalls = [
     ("kill", "args->pid, args->sig, 0"),
     ("tkill", "args->pid, args->sig, 0"),
@@ -134,9 +134,6 @@ bpf_text = """
 #include <uapi/linux/ptrace.h>
 #include <uapi/asm/siginfo.h>
 
-enum { KILL, TKILL, TGKILL, RT_SIGQUEUEINFO, RT_TGSIGQUEUEINFO,
-       PIDFD_SEND_SIGNAL, NO_SYSCALL };
-
 struct event {
     u64 ts, cgroup;     /* ts in ns, 0 outside a traced call */
     u32 pid, uid;
@@ -155,6 +152,15 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #else
 BPF_PERF_OUTPUT(events);
 #endif
+
+static __always_inline void count_lost(void)
+{
+    int zero = 0;
+    u64 *count = lost.lookup(&zero);
+
+    if (count)
+        __sync_fetch_and_add(count, 1);     /* it can be preempted */
+}
 
 static __always_inline int wanted(u32 pid, u32 uid, s32 sig)
 {
@@ -184,7 +190,7 @@ static __always_inline void submit(void *ctx, struct event *event)
 #else
     if (events.perf_submit(ctx, event, sizeof(*event)))
 #endif
-        lost.increment(0);
+        count_lost();
 }
 
 static __always_inline int enter(u8 syscall, s32 target, s32 arg2, s32 arg3)
@@ -193,22 +199,19 @@ static __always_inline int enter(u8 syscall, s32 target, s32 arg2, s32 arg3)
     u32 pid = id >> 32, tid = id, uid = bpf_get_current_uid_gid();
     int has_thread = syscall == TGKILL || syscall == RT_TGSIGQUEUEINFO;
     s32 sig = has_thread ? arg3 : arg2;
-    struct event *event = calls.lookup(&tid);
+    struct event *event = calls.lookup(&tid), new;
 
     if (event && event->ts) {           /* the return was missed */
         event->ts = 0;
-        lost.increment(0);
+        count_lost();
     }
     if (!wanted(pid, uid, sig))
         return 0;
-    if (!event) {
-        struct event empty = {};
-        event = calls.lookup_or_try_init(&tid, &empty);
-    }
+    fill(&new, pid, uid, target, has_thread ? arg2 : 0, sig, syscall);
     if (event)
-        fill(event, pid, uid, target, has_thread ? arg2 : 0, sig, syscall);
-    else
-        lost.increment(0);
+        *event = new;
+    else if (calls.update(&tid, &new))
+        count_lost();
     return 0;
 }
 
@@ -248,8 +251,7 @@ TRACEPOINT_PROBE(signal, signal_generate)
         fill(event, pid, uid, 0, 0, sig, NO_SYSCALL);
     }
     event->effect = sig == SIGCONT ? 1 : 1 + args->result;
-    if (bpf_probe_read_kernel(event->tcomm, sizeof(event->tcomm), args->comm))
-        event->tcomm[0] = 0;
+    bpf_probe_read_kernel(event->tcomm, sizeof(event->tcomm), args->comm);
     if (event->syscall == KILL && event->target <= 0)
         return 0;                       /* a process group, as given */
     if (args->pid == tid) {
@@ -294,7 +296,8 @@ def program(probe):
     if b" bpf_ringbuf_output\n" in symbols:
         macros["RING_PAGES"] = (16 << 20) // os.sysconf("SC_PAGE_SIZE")
     text = ["#define %s %s\n" % macro for macro in macros.items()]
-    text += [filter_by_containers(args), bpf_text]
+    text += ["enum { %s, NO_SYSCALL };\n" % ", ".join(names[:-1]).upper(),
+             filter_by_containers(args), bpf_text]
     prefix = "" if probe == "tracepoint" else (     # takes 0.2 s
         BPF.__new__(BPF).get_syscall_prefix().decode())
     for name, arguments in syscalls:
@@ -413,7 +416,7 @@ def stop(signum, _):
 def collect(_, data, size):
     batch.append(ctypes.string_at(data, event_struct.size))
     # libbpf keeps its place. At the end, take all that the buffer can hold.
-    return -1 if len(batch) >= (1 << 18 if stopped else BATCH_SIZE) else 0
+    return -1 if len(batch) >= (1 << 18 if stopped else BATCH) else 0
 
 def main():
     bpf = start()
@@ -428,29 +431,27 @@ def main():
     end = time.monotonic() + (args.duration or float("inf"))
     reader = select.poll()
     reader.register(1, 0)
-    last = full = reported = report_at = 0
+    last = reported = report_at = 0
     write([shown_values([title for title, _, _ in columns])])
     while not last:
-        if not full and reader.poll(50) or time.monotonic() >= end:     # 50 ms
+        if len(batch) < BATCH and reader.poll(50) or time.monotonic() >= end:
             stopped.append("stdout was closed, or time is over")
         last = bool(stopped)
-        consume()
-        full = len(batch) >= BATCH_SIZE
-        write(rows(batch))
         batch.clear()
+        consume()
+        write(rows(batch))
         status_number.cache_clear()
         if last or time.monotonic() >= report_at:
             lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
             if lost > reported:
-                sys.stderr.write("%s: lost %d events\n" % (
-                    prog, lost - reported))
+                warn("lost %d events" % (lost - reported))
             reported, report_at = lost, time.monotonic() + 1
     skipped = re.findall(r"misses:\s*([1-9]\d*)", "".join(     # Linux 5.12
         open("/proc/self/fdinfo/%d" % function.fd).read()
         for function in bpf.funcs.values()))
     if skipped:
-        sys.stderr.write("%s: program runs skipped by the kernel: %d; rows "
-                         "may be missing\n" % (prog, sum(map(int, skipped))))
+        warn("program runs skipped by the kernel: %d; rows may be missing"
+             % sum(map(int, skipped)))
 
 
 if os.geteuid() != 0 and not args.ebpf:
@@ -465,6 +466,5 @@ try:
     else:
         main()
 except Exception as e:
-    sys.stderr.write("%s: can't trace or write: %s\n" % (
-        prog, getattr(e, "strerror", e)))
+    warn("can't trace or write:", getattr(e, "strerror", None) or e)
     os._exit(1)     # skip the flush at exit, which would fail again
