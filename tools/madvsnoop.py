@@ -248,7 +248,7 @@ struct sum {
     u8 comm[16];
 };
 
-/* Never cleared: user space prints what was added since it last looked. */
+/* Never cleared: user space prints what was added since the last table. */
 BPF_TABLE("percpu_hash", struct sum_key, struct sum, sums, 10240);
 BPF_HISTOGRAM(printed, struct sum_key, HISTOGRAM ? 10240 : 1);  /* for -H */
 
@@ -268,7 +268,7 @@ static __always_inline void add(struct event *event, s32 number)
     __sync_fetch_and_add(&sum->ns, event->ns);
     __sync_fetch_and_add(event->ret < 0 ? &sum->failed : &sum->bytes,
                          event->ret < 0 ? 1 : event->len);
-    __sync_fetch_and_add(&sum->calls, 1);   /* last: then all is printed */
+    __sync_fetch_and_add(&sum->calls, 1);   /* last: a new call is printed */
     if (event->ns > sum->max_ns)            /* may be lost when preempted */
         sum->max_ns = event->ns;
 }
@@ -350,7 +350,7 @@ def start():
     try:
         for probe in probe_text if args.probe == "auto" else [args.probe]:
             try:
-                os.write(writer, b"\n")         # for read()
+                os.write(writer, b"\n")         # read() requires data
                 if probe == "fentry" and not supported(26, None):
                     raise RuntimeError("not supported by this kernel")
                 text = program(probe)
@@ -500,7 +500,7 @@ def collect(_, data, size):
     return -1 if len(batch) >= (1 << 19 if stopped else BATCH) else 0
 
 def events_reader(bpf):
-    """Return a function that collects the events that are there."""
+    """Return a function that collects the pending events."""
     if hasattr(bpf["events"], "open_ring_buffer"):
         bpf["events"].open_ring_buffer(collect)
         return bpf.ring_buffer_consume
