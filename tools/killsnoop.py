@@ -251,7 +251,7 @@ TRACEPOINT_PROBE(signal, signal_generate)
         fill(event, pid, uid, 0, 0, sig, NO_SYSCALL);
     }
     event->effect = sig == SIGCONT ? 1 : 1 + args->result;
-    bpf_probe_read_kernel(event->tcomm, sizeof(event->tcomm), args->comm);
+    bpf_probe_read_kernel(event->tcomm, 16, args->comm);    /* or zero */
     if (event->syscall == KILL && event->target <= 0)
         return 0;                       /* a process group, as given */
     if (args->pid == tid) {
@@ -326,7 +326,7 @@ def start():
     try:
         for probe in probe_text if args.probe == "auto" else [args.probe]:
             try:
-                os.write(writer, b"\n")         # or read() may wait
+                os.write(writer, b"\n")         # read() requires data
                 if probe == "fentry" and not supported(26, None):
                     raise RuntimeError("not supported by this kernel")
                 text = program(probe)
