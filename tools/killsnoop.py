@@ -248,7 +248,7 @@ TRACEPOINT_PROBE(signal, signal_generate)
         if (!ALL_SIGNALS || !wanted(pid, uid, sig))
             return 0;
         event = &alone;
-        fill(event, pid, uid, 0, 0, sig, NO_SYSCALL);
+        fill(event, pid, uid, 0, 0, sig, NO_CALL);
     }
     event->effect = sig == SIGCONT ? 1 : 1 + args->result;
     bpf_probe_read_kernel(event->tcomm, 16, args->comm);    /* or zero */
@@ -296,7 +296,7 @@ def program(probe):
     if b" bpf_ringbuf_output\n" in symbols:
         macros["RING_PAGES"] = (16 << 20) // os.sysconf("SC_PAGE_SIZE")
     text = ["#define %s %s\n" % macro for macro in macros.items()]
-    text += ["enum { %s, NO_SYSCALL };\n" % ", ".join(names[:-1]).upper(),
+    text += ["enum { %s, NO_CALL };\n" % ", ".join(names[:-1]).upper(),
              filter_by_containers(args), bpf_text]
     prefix = "" if probe == "tracepoint" else (     # takes 0.2 s
         BPF.__new__(BPF).get_syscall_prefix().decode())
