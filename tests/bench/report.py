@@ -1,206 +1,156 @@
-"""What the bench measured, as a table, as CSV and as a picture."""
+"""What was measured: as tables, as CSV and as pictures."""
 
 import collections
 import csv
-import os
-import statistics
+import io
+import re
 import subprocess
-import time
+import sys
+from statistics import median
 
-PACKAGES = ["python3-bpfcc", "bpfcc-tools", "bpftrace", "libbpf-tools",
-            "linux-perf", "strace", "xdp-tools", "tcpdump"]
+from matplotlib import rcParams
+from matplotlib.figure import Figure
 
-# What a table has of each measure: its heading, and how a value is shown. The
-# units are those of the heading; a measure that is not here is a time in ns.
-MEASURES = {
-    "call": ("CALL(ns)", "%.0f"), "getppid": ("GETPPID(ns)", "%.0f"),
-    "rate": ("CALLS/s", "%.0f"),
-    "packets": ("PACKETS/s", "%.0f"),
-    "asked": ("ASKED", "%d"), "seen": ("SEEN", "%d"), "lost": ("LOST", "%d"),
-    "cpu": ("CPU(s)", "%.2f"),
-    "rss": ("RSS(MB)", "%.0f"), "anonymous": ("ANON(MB)", "%.0f"),
-    "start": ("START(s)", "%.2f"),
-}
+CALLS = {"killsnoop": "kill", "madvsnoop": "madvise"}
+COST, SEEN = "one process, as fast as it can", "two processes, in steps"
+PACKAGES = "python3-bpfcc bpftrace libbpf-tools linux-perf strace xdp-tools"
+NOTES = """# Results of tests/bench/run %s
 
+%s.
 
-class Workload:
-    """What all tracers are measured with, and what came of it.
+Medians of %d rounds (two processes: 1), for ns the lowest and highest as well.
+Compare within a table. CPU, memory (RSS) and start-up are the tracer's.
+"""
+GRAY = "#757d87"        # readable on white and on black
+rcParams.update({
+    "text.color": GRAY, "axes.labelcolor": GRAY, "axes.edgecolor": GRAY,
+    "xtick.color": GRAY, "ytick.color": GRAY, "ytick.major.size": 0,
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "svg.fonttype": "none", "svg.hashsalt": "bench"})
 
-    title       says what it is
-    main        the measure that is compared: with base's, a tracer's that
-                stands for no tracing at all, and with ours
-    measures    the others, in their order
-    loads       how much of it, from little to much, for one that is measured
-                as cost grows: its heading, and numbers
-    rounds      to measure, of those that are asked for
-    floors      with what shows no events, too
-    """
-
-    def __init__(self, title, main, measures, base, ours, loads=("", [0]),
-                 rounds=None, floors=True):
-        self.title, self.main, self.measures = title, main, measures
-        self.base, self.ours = base, ours
-        self.rounds, self.floors = rounds, floors
-        self.load_title, self.loads = loads
-        self.found = collections.defaultdict(
-            lambda: collections.defaultdict(list))
-        self.errors = {}
-
-    def add(self, tracer, values, load=0):
-        """One round: a dict of the measures that there are."""
-        for measure, value in values.items():
-            self.found[tracer, load][measure].append(value)
-
-    def median(self, tracer, measure, load=0):
-        """None where there is none."""
-        values = self.found.get((tracer, load), {}).get(measure)
-        return statistics.median(values) if values else None
-
-    def ratio(self, tracer, measure, load, to):
-        value = self.median(tracer, measure, load)
-        other = self.median(to, measure, load)
-        return value / other if value is not None and other else None
-
-    def seen_part(self, tracer, load):
-        """From 0 to 1; None where it is not known."""
-        seen = self.median(tracer, "seen", load)
-        asked = self.median(tracer, "asked", load)
-        return None if seen is None or not asked else seen / asked
-
-    def tracers(self):
-        """In the order of their first round."""
-        return list(dict.fromkeys(
-            [tracer for tracer, _ in self.found] + list(self.errors)))
+# found[tool, work][tracer, load][measure] has a number of each round.
+found = collections.defaultdict(lambda: collections.defaultdict(dict))
+errors = {}         # by tool and tracer
 
 
-def heading(measure):
-    return MEASURES.get(measure, (measure + "(ns)",))[0]
+def attempt(tool, work, tracer, load, function):
+    """Return and keep what a function measures, {} if the tracer failed."""
+    if (tool, tracer) in errors:
+        return {}
+    print("%s: %s: %s %s" % (tool, work, tracer, load), file=sys.stderr)
+    try:
+        measures = function() or {}
+    except (OSError, RuntimeError, subprocess.SubprocessError) as e:
+        errors[tool, tracer] = e
+        return {}
+    for name, value in measures.items():
+        found[tool, work][tracer, load].setdefault(name, []).append(value)
+    return measures
 
 
-def shown(measure, value):
-    if value is None:
-        return "-"
-    return MEASURES.get(measure, ("", "%.0f"))[1] % value
+def text(tool):
+    """Return a tool's tables, and the tools that failed, as Markdown."""
+    tables = [table(*key) for key in found if key[0] == tool]
+    failed = ["- %s: %s\n" % (tracer, error)
+              for (name, tracer), error in errors.items() if name == tool]
+    return "\n".join(tables + (
+        failed and ["Tools that failed to start:\n", "".join(failed)]))
 
 
-def ratio_shown(value):
-    return "-" if value is None else "%.2f" % value
-
-
-def table(workload):
-    """Lines for a person: medians of all rounds, and of the main measure the
-    lowest and the highest, too."""
-    measures = [m for m in workload.measures if any(
-        m in found for found in workload.found.values())]
-    rows = [["TRACER", workload.load_title, heading(workload.main),
-             "LOW-HIGH", "/NONE", "/OURS", *map(heading, measures)]]
-    for tracer in workload.tracers():
-        for load in workload.loads:
-            values = workload.found.get((tracer, load), {}).get(workload.main)
-            if values:
-                rows.append([
-                    tracer, "%d" % load,
-                    shown(workload.main, statistics.median(values)),
-                    "-".join(shown(workload.main, edge(values))
-                             for edge in (min, max))] + [
-                    ratio_shown(workload.ratio(tracer, workload.main, load,
-                                               to))
-                    for to in (workload.base, workload.ours)] + [
-                    shown(m, workload.median(tracer, m, load))
-                    for m in measures])
-    if not workload.load_title:
-        rows = [row[:1] + row[2:] for row in rows]
+def table(tool, work):
+    """Return a Markdown table, also readable as it is."""
+    values = found[tool, work]
+    names = list(dict.fromkeys(sum(map(list, values.values()), [])))
+    rows = [["tracer", *names]] + [
+        [tracer, *[cell(name, measures.get(name)) for name in names]]
+        for (tracer, _), measures in values.items()]
+    for base in [base for base in ("untraced", tool) if (base, "") in values]:
+        base_ns = median(values[base, ""][names[0]])
+        rows[0].append("relative to " + base)
+        for row, measures in zip(rows[1:], values.values()):
+            row.append("%.2f" % (median(measures[names[0]]) / base_ns))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [workload.title + ":"]
-    for row in rows:
-        lines.append(row[0].ljust(widths[0]) + "".join(
-            "  " + cell.rjust(width)
-            for cell, width in zip(row[1:], widths[1:])))
-    lines += ["%s  does not run here: %s" % (tracer.ljust(widths[0]), error)
-              for tracer, error in workload.errors.items()]
-    return "\n".join(lines) + "\n"
+    rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    return "## %s: %s\n\n%s" % (tool, work, "".join(
+        "| %s |\n" % " | ".join(map(str.rjust, row, widths)) for row in rows))
 
 
-def machine():
-    """A line: when, which kernel, how many CPUs, which versions of what."""
-    versions = []
-    for package in PACKAGES:
-        done = subprocess.run(
-            ["dpkg-query", "-W", "-f", "${Version}", package],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            universal_newlines=True)
-        if done.stdout:
-            versions.append("%s %s" % (package, done.stdout))
-    return "%s, Linux %s, %d CPUs; %s" % (
-        time.strftime("%Y-%m-%d"), os.uname().release, os.cpu_count(),
-        ", ".join(versions) or "versions unknown")
+def cell(name, values):
+    """Return the median as text, for ns with the lowest and the highest."""
+    if not values:
+        return "-"
+    form = "{:,.2f}" if name.endswith(" s") else "{:,.0f}"
+    if name.startswith("ns ") and len(values) > 1:
+        form = "{:,.0f} ({:,.0f}-{:,.0f})"
+    return form.format(median(values), min(values), max(values))
 
 
-def write_csv(path, tool, workloads):
-    """A line for each measure of each tracer. Raises OSError."""
-    with open(path, "w", newline="") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["date", "kernel", "cpus", "tool", "workload", "load",
-                         "tracer", "measure", "rounds", "median", "low",
-                         "high", "to_none", "to_ours", "error"])
-        place = [time.strftime("%Y-%m-%d"), os.uname().release,
-                 os.cpu_count(), tool]
-        for w in workloads:
-            for (tracer, load), found in w.found.items():
-                for measure, values in found.items():
-                    writer.writerow(place + [
-                        w.title, load or "", tracer, heading(measure),
-                        len(values), round(statistics.median(values), 3),
-                        round(min(values), 3), round(max(values), 3)] + [
-                        ratio_shown(w.ratio(tracer, measure, load, to))
-                        for to in (w.base, w.ours)] + [""])
-            for tracer, error in w.errors.items():
-                writer.writerow(place + [w.title, "", tracer, *[""] * 7,
-                                         error])
+def write(tools, rounds, folder):
+    """Write RESULTS.md, results.csv and, of tracers, cost.svg and seen.svg."""
+    machine = subprocess.getoutput(
+        "echo $(date +%%F), Linux $(uname -r), $(nproc) CPUs$(dpkg-query -W "
+        "-f ', ${Package} ${Version}' %s 2>&-)" % PACKAGES)
+    with open(folder + "/RESULTS.md", "w") as f:
+        f.write(NOTES % (" ".join(tools), machine, rounds))
+        f.writelines("\n" + text(tool) for tool in tools)
+    with open(folder + "/results.csv", "w") as f:
+        f.write("tool,work,tracer,load,measure,rounds,median,low,high\n")
+        csv.writer(f, lineterminator="\n").writerows(
+            [*key, *row, name, len(values), *["%.6g" % function(values)
+             for function in (median, min, max)]]
+            for key, rows in found.items()
+            for row, measures in rows.items()
+            for name, values in measures.items())
+    for name, plot in ("cost.svg", plot_cost), ("seen.svg", plot_seen):
+        panels = [tool for tool in tools if (tool, COST) in found]
+        if panels:
+            draw(panels, plot, folder + "/" + name)
 
 
-def draw(path, tool, workloads):
-    """A PNG with a chart for each workload. Raises OSError, ImportError."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(
-        len(workloads), figsize=(10, 3.5 * len(workloads)), squeeze=False)
-    for w, (ax,) in zip(workloads, axes):
-        (draw_growth if w.load_title else draw_bars)(w, ax)
-        ax.set_title(w.title, loc="left")
-    figure.suptitle("%s: %s, Linux %s, %d CPUs" % (
-        tool, time.strftime("%Y-%m-%d"), os.uname().release, os.cpu_count()))
-    figure.tight_layout(rect=(0, 0, 1, 0.99))
-    figure.savefig(path)
-
-
-def draw_bars(w, ax):
-    """Of the main measure, with its lowest and highest value."""
-    tracers = [t for t in w.tracers() if w.median(t, w.main) is not None]
-    medians = [w.median(t, w.main) for t in tracers]
-    values = [w.found[t, 0][w.main] for t in tracers]
-    ax.barh(tracers, medians, xerr=[
-        [m - min(v) for m, v in zip(medians, values)],
-        [max(v) - m for m, v in zip(medians, values)]],
-        color=["tab:orange" if t == w.ours else "tab:blue" for t in tracers])
-    for i, m in enumerate(medians):
-        ax.annotate(" " + shown(w.main, m), (m, i), va="bottom", fontsize=8)
-    if medians and max(medians) > 20 * min(medians) > 0:
+def draw(tools, plot, path):
+    """Draw a picture with a panel for each tool."""
+    figure, f = Figure(figsize=(9.6, 3.2)), io.StringIO()
+    for ax, tool in zip(figure.subplots(1, len(tools), squeeze=False)[0],
+                        tools):
         ax.set_xscale("log")
+        plot(tool, ax)
+        ax.minorticks_off()
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+    figure.tight_layout(w_pad=3)
+    figure.savefig(f, format="svg", transparent=True, metadata={"Date": None})
+    with open(path, "w") as out:
+        out.write(re.sub(r"(?s)<metadata>.*?</metadata>|<!--.*?-->|<!DOC.*?>|"
+                         r"'DejaVu[^;\"]*(?=sans-serif)|(?<=\n)\s+", "",
+                         f.getvalue()))
+
+
+def plot_cost(tool, ax):
+    """Draw the ns that each tracer adds to a call."""
+    ns = {tracer: median(measures["ns a call"])
+          for (tracer, _), measures in found[tool, COST].items()}
+    base = ns.pop("untraced")
+    names = sorted(ns, key=ns.get)
+    added = [ns[name] - base for name in names]
+    bars = ax.barh(names, added, 0.7, color=[
+        "C1" if name.startswith(tool) else "C0" for name in names])
+    ax.bar_label(bars, map("{:,.0f}".format, added), padding=4)
+    ax.set_title("ns added to one %s(2)" % CALLS[tool])
+    ax.set_xlabel("log scale; untraced, it takes %.0f ns" % base)
+    ax.set_xlim(10, 3 * max(added))
     ax.invert_yaxis()
-    ax.set_xlabel(heading(w.main))
 
 
-def draw_growth(w, ax):
-    """What part of the calls was seen, as the load grows."""
-    for tracer in w.tracers():
-        points = [(load, 100 * w.seen_part(tracer, load)) for load in w.loads
-                  if w.seen_part(tracer, load) is not None]
-        if points:
-            ax.plot(*zip(*points), marker="o", label=tracer)
-    ax.set_xscale("log")
+def plot_seen(tool, ax):
+    """Draw the share of calls seen against calls a second."""
+    lines, place = collections.defaultdict(list), 100
+    for (tracer, _), measures in found[tool, SEEN].items():
+        lines[tracer].append(measures["calls/s"] + measures["seen %"])
+    for color, name in sorted(enumerate(lines, 1),
+                              key=lambda line: -lines[line[1]][-1][1]):
+        x, y = lines[name][-1]
+        place = min(place, y) - 9
+        ax.plot(*zip(*lines[name]), "C%d" % color, marker="o", markersize=3)
+        ax.text(x, place, name, color="C%d" % color, ha="right")
+    ax.set_title("%% of %s(2) calls seen" % CALLS[tool])
+    ax.set_xlabel("calls a second, until the tracer is the limit")
     ax.set_ylim(0, 105)
-    ax.set_xlabel(w.load_title)
-    ax.set_ylabel("% of calls seen")
-    ax.legend()

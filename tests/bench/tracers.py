@@ -1,256 +1,207 @@
-"""The tools that trace system calls, their peers, and what there is below
-them, as commands that can be started, asked how they are, and ended."""
+"""Measure what a system call costs under tracers, and how many are seen."""
 
 import collections
 import contextlib
+import mmap
 import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
-from toolrun import PYTHON, TOP, cpu_seconds, tool_path
+from report import CALLS, COST, SEEN, attempt
 
-START_SECONDS = 30
-DRAIN_SECONDS = 15      # for rows that are still to come, after the last call
-SILENCE = 0.3           # s without a row: there are none to come
-LOST = re.compile(rb"(?i)\blost (\d+) (?:event|sample)")
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOOLS = HERE + "/../../tools/"
+# Calls a second of two processes (0: as many as they can), and seconds.
+STEPS = {1000: 1.5, 10000: 1.5, 30000: 1.5, 100000: 2, 150000: 2, 200000: 2,
+         300000: 1.5, 500000: 1.5, 1000000: 1.5, 0: 1.5}
 
-
-class Failed(Exception):
-    """A tracer does not run here; it tells why in its own words."""
-
-
-def own_words(text):
-    """The line of a program's output that tells most of an error."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(
-        "(?i)error|exception|fail|cannot|can't|invalid", line)]
-    return (telling or lines or ["it says nothing"])[-1]
+# row       pattern of the line for a call; its groups, if any: pid, count
+# ready     pattern of a line that says that it traces, if rows do not show it
+# steps     measured with more and more calls, too
+Tracer = collections.namedtuple("Tracer", "name command row ready steps",
+                                defaults=[None, None, False])
 
 
-def resident(pid):
-    """A process' memory in MB: all, and what is its own alone, no file's and
-    no buffer's shared with the kernel. VmRSS and RssAnon of proc(5)."""
-    with open("/proc/%d/status" % pid) as f:
-        text = f.read()
-    return [int(re.search(r"^%s:\s*(\d+) kB" % field, text, re.M)[1]) / 1000
-            for field in ("VmRSS", "RssAnon")]
+def own(name, *pattern, **more):
+    """Return the Tracer for a tool of ours, from its name and options."""
+    tool, *options = name.split()
+    return Tracer(name, [sys.executable, TOOLS + tool + ".py", *options],
+                  *pattern, **more)
 
 
-class Tracer:
-    """A command that traces the whole system, or the processes it is told.
+KILL, PID = r"\b(?P<pid>\d+) +\S+ +0 ", r"^(?P<pid>\d+) "
+BASELINE = """import bcc, signal
+bpf = bcc.BPF(text='''
+TRACEPOINT_PROBE(syscalls, sys_enter_%s) { return 0; }
+TRACEPOINT_PROBE(syscalls, sys_exit_%s) { return 0; }''')
+print("Attached", flush=True)
+signal.pause()"""
+ROWS = """t:syscalls:sys_enter_madvise { @t[tid] = nsecs; }
+t:syscalls:sys_exit_madvise /@t[tid]/ {
+    printf("%d %s %d\\n", pid, comm, nsecs - @t[tid]); delete(@t[tid]); }"""
+SUMS = """t:syscalls:sys_enter_madvise {
+    @t[tid] = nsecs; @advice[tid] = args->behavior; }
+t:syscalls:sys_exit_madvise /@t[tid]/ {
+    @[pid, comm, @advice[tid]] = stats(nsecs - @t[tid]);
+    delete(@t[tid]); delete(@advice[tid]); }"""
+TRACERS = {"killsnoop": [
+    own("killsnoop", KILL, steps=True),
+    own("killsnoop -s 63", ready="TIME"),
+    Tracer("sigsnoop", "stdbuf -oL sigsnoop -k".split(), KILL, steps=True),
+    Tracer("bpftrace killsnoop.bt", ["killsnoop.bt"], KILL, steps=True),
+], "madvsnoop": [
+    own("madvsnoop", PID, steps=True),
+    own("madvsnoop -m 1000000", ready="PID"),
+    own("madvsnoop -S", PID + r"+\S+ +DONTNEED +(?P<count>\d+)", "Tracing",
+        True),
+    Tracer("perf trace -s", ["perf", "trace", "-a", "-s", "-e", "madvise"]),
+    Tracer("bpftrace, rows", ["bpftrace", "-e", ROWS], PID, steps=True),
+    Tracer("bpftrace, sums", ["bpftrace", "-e", SUMS],
+           r"^@\[(?P<pid>\d+), load, 4\]: count (?P<count>\d+),", "Attach",
+           True)]}
 
-    name        as the table shows it
-    command     None for no tracer at all
-    row         a pattern for a line that stands for a call. Its groups, where
-                it has them: pid, of the caller; count, of calls. None: it
-                shows no calls
-    ready       a pattern for what it says once it traces, if its rows come
-                at the end only; None for one that has neither: it is given 3 s
-    attaches    it wants "-p PID" for each process
-    scales      it is measured with growing loads, too
-    """
 
-    def __init__(self, name, command, row=None, ready=None, attaches=False,
-                 scales=False):
-        self.name, self.command, self.row = name, command, row
-        self.ready, self.attaches, self.scales = ready, attaches, scales
-        self.is_floor = bool(command and not row)
+def with_earlier(tracers, old):
+    """Return tracers, and our tools as they are in the folder old."""
+    return tracers + [tracer._replace(
+        name=tracer.name + " (earlier)",
+        command=[word.replace(TOOLS, old + "/") for word in tracer.command])
+        for tracer in tracers if old and TOOLS in "".join(tracer.command)]
 
 
-class Running:
-    """A tracer while it runs; a context manager. Raises Failed."""
+class Process(subprocess.Popen):
+    """A tracer whose output goes to a file."""
+    def __init__(self, command):
+        self.log, self.begin = tempfile.TemporaryFile(), time.monotonic()
+        super().__init__(command, stdin=subprocess.DEVNULL, stdout=self.log,
+                         stderr=self.log)
 
-    def __init__(self, tracer, pids, tick_pid):
-        self.tracer = tracer
-        command = list(tracer.command)
-        if tracer.attaches:
-            for pid in [*pids, tick_pid]:
-                command += ["-p", str(pid)]
-        self.log = tempfile.TemporaryFile()
-        self.begin = time.monotonic()
-        try:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=self.log,
-                stderr=self.log)
-        except OSError as e:    # not installed
-            raise Failed(e.strerror)
+    def __exit__(self, *error):
+        self.kill()
+        super().__exit__(*error)
 
-    def __enter__(self):
-        return self
+    def output(self):
+        fd = self.log.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
 
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.log.close()
+    def fail(self):
+        """Raise the line of its output that explains an error best."""
+        lines = ("no output\n" + self.output()).strip().split("\n")
+        errors = re.compile("(?i)error|exception|fail|cannot|can't|invalid")
+        raise RuntimeError((list(filter(errors.search, lines)) or lines)[-1])
 
-    def text(self, offset=0):
-        """What it has printed, as bytes."""
-        return os.pread(self.log.fileno(), self.size() - offset, offset)
-
-    def size(self):
-        return os.fstat(self.log.fileno()).st_size
-
-    def wait_for_start(self):
-        """Returns the seconds until its first row, or until it said that it
-        traces; None for what shows neither."""
-        sign = self.tracer.ready or self.tracer.row
+    def wait_for(self, condition):
+        """Return the seconds from its start until a condition holds."""
         while True:
-            passed = time.monotonic() - self.begin
-            if sign and re.search(sign.encode(), self.text(), re.M):
-                return passed
-            if self.process.poll() is not None or passed > START_SECONDS:
-                raise Failed(own_words(self.text().decode(errors="replace")))
-            if not sign and passed > 3:
-                return None
+            ended = self.poll() is not None
+            seconds = time.monotonic() - self.begin
+            if condition():
+                return seconds
+            if ended or seconds > 30:
+                self.fail()
+            os.kill(os.getpid(), 0)     # calls for it to show
+            mmap.mmap(-1, mmap.PAGESIZE).madvise(mmap.MADV_DONTNEED)
             time.sleep(0.002)
 
     def drain(self):
-        """Wait until no more rows come."""
-        size, end = -1, time.monotonic() + DRAIN_SECONDS
-        while size != self.size() and time.monotonic() < end:
-            size = self.size()
-            time.sleep(SILENCE)
+        """Wait until it prints nothing for 0.3 s, for at most 15 s."""
+        sizes = [-1, 0]
+        while sizes[-1] != sizes[-2] and len(sizes) < 50:
+            time.sleep(0.3)
+            sizes.append(len(self.output()))
+
+    def usage(self):
+        """Return the CPU seconds that it used, and its memory in MB (RSS)."""
+        with open("/proc/%d/stat" % self.pid) as f:
+            fields = f.read().rpartition(")")[2].split()    # see proc(5)
+        ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])
+        return ticks / os.sysconf("SC_CLK_TCK"), pages * mmap.PAGESIZE / 1e6
 
     def stop(self):
-        """End it by SIGINT."""
-        if self.process.poll() is not None:
-            raise Failed(own_words(self.text().decode(errors="replace")))
-        # A BCC tool may overlook it while it handles an event, and kill(2)
-        # itself can be one.
-        pidfd = os.pidfd_open(self.process.pid)
-        try:
-            for _ in range(6):
-                signal.pidfd_send_signal(pidfd, signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(5)
-                    return
-        finally:
-            os.close(pidfd)
-        raise Failed("it does not end by SIGINT")
-
-    def seen(self, pids, offset):
-        """The calls of these processes that it showed from there on; all, if
-        it names no process."""
-        row = re.compile(self.tracer.row.encode(), re.M)
-        found, text = collections.Counter(), self.text(offset)
-        for match in row.finditer(text):
-            groups = match.groupdict()
-            found[int(groups.get("pid") or 0)] += int(groups.get("count") or 1)
-        return sum(found[pid] for pid in [0, *pids])
-
-    def lost(self, offset):
-        """As it told from there on."""
-        return sum(map(int, LOST.findall(self.text(offset))))
+        """Stop it by SIGINT, but not by kill(2), which it may trace."""
+        if self.poll() is not None:
+            self.fail()
+        pidfd = os.pidfd_open(self.pid)
+        signal.pidfd_send_signal(pidfd, signal.SIGINT)
+        os.close(pidfd)
+        self.wait(20)
 
 
-def measure(tracer, load, ticks):
-    """A dict of report.MEASURES for one round of a calls.Load. ticks, a second
-    one, makes the calls that show when the tracer has started, if that needs
-    any; else it waits, so that strace is not left without a process."""
-    with load, ticks:
-        if not tracer.command:
-            return load.run()
-        if not tracer.ready:
-            ticks.begin()
-        with Running(tracer, load.pids, ticks.pids[0]) as running:
-            start = running.wait_for_start()
-            if not tracer.ready:
-                ticks.end()
-                running.drain()
-            offset = running.size()
-            cpu = cpu_seconds(running.process.pid)
-            values = load.run()
-            running.drain()
-            values["cpu"] = cpu_seconds(running.process.pid) - cpu
-            values["rss"], values["anonymous"] = resident(running.process.pid)
-            running.stop()
-            if start is not None:
-                values["start"] = start
-            if tracer.row:
-                values["seen"] = running.seen(load.pids, offset)
-                values["lost"] = running.lost(offset)
-            return values
+def run(loads, seconds):
+    """Let processes of load.c run at the same time. Return the measures."""
+    for load in loads:
+        print(file=load.stdin, flush=True)
+    calls, ns = zip(*[map(int, load.stdout.readline().split())
+                      for load in loads])
+    return {"ns a call": sum(ns) / len(ns), "calls": sum(calls),
+            "calls/s": sum(calls) / seconds}
 
 
-def ours(name, options=(), row=None, **more):
-    return Tracer(" ".join([name, *options]),
-                  [PYTHON, tool_path(name), *options], row, **more)
+def measure(tracer, loads, seconds):
+    """Return the measures of loads under a tracer."""
+    if not tracer.command:
+        return run(loads, seconds)
+    pids = [load.pid for load in loads]
+    sign = tracer.ready or tracer.row or ""
+    with Process([word.replace("PID", str(pids[0]))
+                  for word in tracer.command]) as process:
+        start = process.wait_for(
+            lambda: re.search(sign, process.output(), re.M))
+        time.sleep(1)   # bpftrace says it early, perf trace -s never
+        cpu_before, _ = process.usage()
+        measures = run(loads, seconds)
+        process.drain()
+        cpu, rss = process.usage()
+        process.stop()
+        output = process.output()
+    if tracer.row:
+        rows = (match.groupdict()
+                for match in re.finditer(tracer.row, output, re.M))
+        measures["seen"] = sum(int(row.get("count", 1)) for row in rows
+                               if int(row.get("pid", pids[0])) in pids)
+        measures["seen %"] = 100 * measures["seen"] / measures["calls"]
+        measures["lost"] = sum(map(int, re.findall(
+            r"(?i)\blost (\d+) (?:event|sample)", output)))
+    measures.update({"CPU s": cpu - cpu_before, "RSS MB": rss})
+    if sign:
+        measures["start s"] = start
+    return measures
 
 
-def floor(name, *arguments):
-    return Tracer(name, [PYTHON, os.path.join(
-        TOP, "tests", "bench", "floor.py"), *arguments], ready="Attached")
+def measure_all(tool, rounds, old):
+    """Measure each tracer in turn, round by round; then step by step."""
+    call = CALLS[tool]
+    tracers = with_earlier([
+        Tracer("untraced", []), *TRACERS[tool],
+        Tracer("two empty programs", [
+            sys.executable, "-c", BASELINE % (call, call)], ready="Attached"),
+        Tracer("trace-bpfcc", ["trace-bpfcc", "t:syscalls:sys_exit_" + call],
+               PID),
+        Tracer("perf trace", ["perf", "trace", "-a", "-e", call],
+               r"/(?P<pid>\d+) %s\(" % call),
+        Tracer("strace", ["strace", "-e", "trace=" + call, "-p", "PID"],
+               r"^%s\(" % call, "attached")], old)
+    folder = tempfile.TemporaryDirectory()
+    program = folder.name + "/load"
+    subprocess.check_call(["gcc", "-O2", "-o", program, HERE + "/load.c"])
 
-
-def strace(call, *options, row):
-    return Tracer(" ".join(["strace", *options]),
-                  ["strace", "-f", *options, "-e", "trace=" + call], row,
-                  ready="attached", attaches=True)
-
-
-def perf_trace(call, *options, row):
-    return Tracer(" ".join(["perf trace", *options]),
-                  ["perf", "trace", "-a", *options, "-e", call], row)
-
-
-def floors(call, tool):
-    return [floor("BCC, attached to nothing", "nothing"),
-            floor("tracepoints, do nothing", "pair", call),
-            floor("tracepoints, never submit", "unsent", tool)]
-
-
-def killsnoop():
-    by_pid = r"^\S+ +(?P<pid>\d+) "
-    return [
-        Tracer("none", None, scales=True),
-        ours("killsnoop", row=by_pid, scales=True),
-        ours("killsnoop", ["-s", "63"], ready="TIME"),
-        *floors("kill", "killsnoop"),
-        Tracer("libbpf-tools sigsnoop",
-               ["stdbuf", "-oL", "sigsnoop", "-k"], by_pid, scales=True),
-        Tracer("bpftrace killsnoop.bt", ["killsnoop.bt"], by_pid),
-        Tracer("killsnoop-bpfcc", ["killsnoop-bpfcc"], by_pid),
-        Tracer("trace-bpfcc", [
-            "trace-bpfcc", "t:syscalls:sys_exit_kill"], r"^(?P<pid>\d+) "),
-        perf_trace("kill", row=r"/(?P<pid>\d+) kill\("),
-        strace("kill", row=r"^(\[pid +\d+\] )?kill\(")]
-
-
-def madvsnoop():
-    by_pid = r"^(?P<pid>\d+) "
-    bpftrace_rows = (
-        "tracepoint:syscalls:sys_enter_madvise { @t[tid] = nsecs; } "
-        "tracepoint:syscalls:sys_exit_madvise /@t[tid]/ { printf("
-        '"%d %s %d\\n", pid, comm, nsecs - @t[tid]); delete(@t[tid]); } '
-        "END { clear(@t); }")
-    bpftrace_sums = (
-        "tracepoint:syscalls:sys_enter_madvise "
-        "{ @t[tid] = nsecs; @b[tid] = args->behavior; } "
-        "tracepoint:syscalls:sys_exit_madvise /@t[tid]/ "
-        "{ @[pid, comm, @b[tid]] = stats(nsecs - @t[tid]); "
-        "delete(@t[tid]); delete(@b[tid]); } "
-        "END { clear(@t); clear(@b); }")
-    return [
-        Tracer("none", None, scales=True),
-        ours("madvsnoop", row=by_pid, scales=True),
-        ours("madvsnoop", ["-m", "1000000"], ready="PID"),
-        ours("madvsnoop", ["-S"], r"^(?P<pid>\d+) +\S+ +DONTNEED +"
-             r"(?P<count>\d+) ", ready="Tracing", scales=True),
-        *floors("madvise", "madvsnoop"),
-        floor("tracepoints, read the clock", "clock", "madvise"),
-        Tracer("trace-bpfcc, no latency, result",
-               ["trace-bpfcc", "t:syscalls:sys_enter_madvise "
-                '"%lx %d", args->start, args->behavior'], by_pid),
-        Tracer("bpftrace, rows", ["bpftrace", "-e", bpftrace_rows], by_pid),
-        Tracer("bpftrace, sums", ["bpftrace", "-e", bpftrace_sums],
-               r"^@\[(?P<pid>\d+), load, 4\]: count (?P<count>\d+),",
-               ready="Attach", scales=True),
-        perf_trace("madvise", row=r"/(?P<pid>\d+) madvise\("),
-        perf_trace("madvise", "-s", row=None),
-        strace("madvise", row=r"^(\[pid +\d+\] )?madvise\("),
-        strace("madvise", "-c", row=r"^ *\d\S+ +\S+ +\S+ +(?P<count>\d+) .*"
-               r"madvise$")]
+    def measure_one(tracer, processes, seconds, rate):
+        command = [program, call, str(seconds), str(rate / processes)]
+        with contextlib.ExitStack() as stack:
+            return measure(tracer, [stack.enter_context(subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                universal_newlines=True)) for _ in range(processes)], seconds)
+    for _ in range(rounds):
+        for tracer in tracers:
+            attempt(tool, COST, tracer.name, "",
+                    lambda: measure_one(tracer, 1, 0.7, 0))
+    for tracer in tracers:
+        for rate, seconds in STEPS.items() if tracer.steps else ():
+            measures = attempt(tool, SEEN, tracer.name, rate or "unlimited",
+                               lambda: measure_one(tracer, 2, seconds, rate))
+            if measures.get("calls/s", 0) < 0.9 * rate:
+                break       # the tracer is the limit
