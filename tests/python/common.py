@@ -1,11 +1,12 @@
-"""What the tests of all tools share: run a tool as a user does, read what it
-prints, and ask the kernel what it supports."""
+"""Run a tool as a user does, read what it prints, and ask the kernel."""
 
 import collections
 import contextlib
+import csv
 import ctypes
-import itertools
+import functools
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -16,19 +17,17 @@ import time
 from bcc import BPF
 from bcc.libbcc import lib
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
+TOP = str(pathlib.Path(__file__).resolve().parents[2])
 PYTHON = "/usr/bin/python3"     # the one that the distribution's BCC is for
 sys.path.insert(0, os.path.join(TOP, "tests", "workload"))
 import memory       # noqa: E402
 import signals      # noqa: E402
 
-# A shell starts background commands with these ignored; tools inherit that.
+# A shell's background commands start with this ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 COUNT = 23
-START_SECONDS = 120     # to compile takes 20 s on an emulated CPU
+START_SECONDS = 120     # compiling takes 20 s on an emulated CPU
 
 
 def mounted(script):
@@ -45,33 +44,25 @@ def hide(*paths):
         " ".join(paths))
 
 
-# Ways to attach: a tool's options, and the command before it.
-WAYS = {
-    "fentry": (["--probe", "fentry"], []),
-    "tracepoint": (["--probe", "tracepoint"], []),
-    "kprobe": (["--probe", "kprobe"], []),
-    "fallback": ([], hide(      # to kprobes, as nothing else is there
-        "/sys/kernel/tracing/events/syscalls",
-        "/sys/kernel/debug/tracing/events/syscalls", "/sys/kernel/btf",
-        "/lib/modules/*/build/vmlinux")),
-    # Without a ring buffer, its helper is not among the kernel's symbols.
-    "perf_buffer": ([], mounted(
-        "symbols=$(mktemp); grep -v bpf_ringbuf_output /proc/kallsyms "
-        "> $symbols; mount --bind $symbols /proc/kallsyms; rm $symbols"))}
+PROBES = ["fentry", "tracepoint", "kprobe"]
+# How a tool attaches: its options, and the command before it.
+ATTACHMENTS = {probe: (["--probe", probe], []) for probe in PROBES}
+ATTACHMENTS["fallback"] = [], hide(     # leaves kprobes only
+    "/sys/kernel/tracing/events/syscalls", "/lib/modules/*/build/vmlinux",
+    "/sys/kernel/debug/tracing/events/syscalls", "/sys/kernel/btf")
+# A kernel without the ring buffer's helper, and with kptr_restrict=2.
+ATTACHMENTS["perf_buffer"] = [], mounted(
+    "symbols=$(mktemp); sed 's/^[0-9a-f]*/0000000000000000/; "
+    "/bpf_ringbuf_output/d' /proc/kallsyms > $symbols; "
+    "mount --bind $symbols /proc/kallsyms; "
+    "rm $symbols")
 
-# What tests need to know of a tracer. Its workload is a module with act(),
-# number(row) and, as a script, the arguments "numbered COUNT".
-Tracer = collections.namedtuple("Tracer", [
-    "workload",
-    "call",         # a system call that the workload does
-    "all_columns",  # options for all columns that tests read
-    "only_acts",    # options to show only what act() does
-    "nothing"])     # options to show nothing at all
+# workload.act() does what only_acts selects. Nothing is what no_rows selects.
+Tracer = collections.namedtuple("Tracer",
+                                "workload all_columns only_acts no_rows")
 TRACERS = {
-    "killsnoop": Tracer(signals, "kill", ["-nvcagU"], ["-s", "0"],
-                        ["-s", "63"]),
-    "madvsnoop": Tracer(memory, "madvise", ["-TvM"], ["-a", "RANDOM"],
-                        ["-a", "99"])}
+    "killsnoop": Tracer(signals, "-jnvcagU", ["-s", "0"], ["-s", "63"]),
+    "madvsnoop": Tracer(memory, "-jTvMU", ["-a", "RANDOM"], ["-a", "99"])}
 
 
 def tool_path(name):
@@ -105,7 +96,7 @@ def started(name, *args, **popen):
 
 
 def burst(name, count, prefix=()):
-    """Start a process that does as act() count times, numbered from 0."""
+    """Start a process that does a numbered act() count times."""
     return subprocess.Popen([*prefix, PYTHON, TRACERS[name].workload.__file__,
                              "numbered", str(count)])
 
@@ -115,19 +106,13 @@ def in_child(function, *args, group=None):
     pid = os.fork()
     if pid == 0:
         try:
-            enter(group)
+            if group:
+                pathlib.Path(group, "cgroup.procs").write_text("0")
             function(*args)
             os._exit(0)
         finally:
             os._exit(1)
     return pid, os.waitpid(pid, 0)[1]
-
-
-def enter(group):
-    """Move this process into a cgroup, a folder, or nowhere if it is None."""
-    if group:
-        with open(group + "/cgroup.procs", "w") as f:
-            f.write("0")
 
 
 def wait_until(condition, seconds=60):
@@ -142,19 +127,13 @@ def wait_until(condition, seconds=60):
 
 
 class Tool:
-    """A tool that traces until it is stopped.
-
-        with Tool("killsnoop", "-p", 181) as tool:
-            ...             # it has printed its header: it traces
-        tool.table()        # its rows, a dict each
-
-    Leaving the block stops it by SIGINT, and checks that it ended well.
-    """
+    """A tool. A with block starts it, and waits for its header: it traces.
+    After the block it has been stopped by SIGINT, and has ended well."""
 
     def __init__(self, name, *args, prefix=(), **popen):
         self.name, self.popen = name, popen
         self.command = [*prefix, PYTHON, tool_path(name), *map(str, args)]
-        self.marks = itertools.count(2**29)
+        self.marks = []
 
     def start(self):
         """Start, and wait for the header. AssertionError if it ends."""
@@ -170,49 +149,47 @@ class Tool:
         assert self.header, self.stderr
         return self
 
+    def read(self, file):
+        """Return what the tool has written to a file."""
+        size = os.fstat(file.fileno()).st_size
+        return os.pread(file.fileno(), size, 0).decode(errors="replace")
+
     def lines(self):
         """Return the lines that are complete."""
-        size = os.fstat(self.out.fileno()).st_size
-        return os.pread(self.out.fileno(), size, 0).decode(
-            errors="replace").split("\n")[:-1]
+        return self.read(self.out).split("\n")[:-1]
 
-    @property
-    def header(self):
-        return "".join(self.lines()[:1])
-
-    @property
-    def rows(self):
-        return self.lines()[1:]
-
-    @property
-    def stderr(self):
-        size = os.fstat(self.err.fileno()).st_size
-        return os.pread(self.err.fileno(), size, 0).decode()
+    header = property(lambda self: "".join(self.lines()[:1]))
+    rows = property(lambda self: self.lines()[1:])
+    stderr = property(lambda self: self.read(self.err))
+    lost = property(lambda self: sum(map(int, re.findall(
+        r"lost (\d+) event", self.stderr))))
 
     def table(self, start=0):
-        """Return rows as dicts. Only names may have blanks, and none has."""
-        titles, *rows = self.lines()
-        titles = titles.split()
-        return [dict(zip(titles, row.split())) for row in rows[start:]]
+        """Return the rows from one on as dicts."""
+        lines = [self.header] + self.rows[start:]
+        titles, *rows = (csv.reader(lines) if "," in self.header
+                         else map(str.split, lines))
+        return [dict(zip(titles, row)) for row in rows]
 
     @contextlib.contextmanager
     def traced(self):
         """Yield a list. After the block it has the rows printed meanwhile."""
-        workload, rows = TRACERS[self.name].workload, []
-        start, _ = self.mark(workload)
+        rows = []
+        self.mark()
+        start = len(self.rows)
         yield rows
-        _, mark = self.mark(workload)
-        time.sleep(0.2)     # other CPUs' rows may come later
-        rows += [row for row in self.table(start)
-                 if workload.number(row) != mark]
+        self.mark()
+        self.mark()     # by now also rows of other CPUs have been printed
+        rows += [row for row in self.table(start) if TRACERS[
+            self.name].workload.number(row) not in self.marks]
 
-    def mark(self, workload):
-        """Do an act. Return the number of rows up to it, and its number."""
-        mark, start = next(self.marks), len(self.rows)
-        workload.act(mark)
-        wait_until(lambda: any(workload.number(row) == mark
-                               for row in own_rows(self.table(start))))
-        return len(self.rows), mark
+    def mark(self):
+        """Do an act() with a number of its own, and wait for its row."""
+        workload, start = TRACERS[self.name].workload, len(self.rows)
+        self.marks.append(2**29 + len(self.marks))
+        workload.act(self.marks[-1])
+        wait_until(lambda: self.marks[-1] in map(
+            workload.number, own_rows(self.table(start))))
 
     def send(self, number):
         """Signal it by another process: this one may be traced."""
@@ -234,7 +211,6 @@ class Tool:
     def __exit__(self, kind, *_):
         if kind:
             self.process.kill()
-            self.process.wait(60)
         else:
             assert self.stop() == 0, self.stderr
 
@@ -249,24 +225,10 @@ def cells(rows, titles):
     return [tuple(row[title] for title in titles.split()) for row in rows]
 
 
-def lost(stderr):
-    """Return how many events a tool reported lost."""
-    return sum(map(int, re.findall(r"lost (\d+) event", stderr)))
-
-
 def fdinfo(pid, field):
     """Return a number of each descriptor: of BPF programs and maps."""
-    found, folder = [], "/proc/%d/fdinfo/" % pid
-    for fd in os.listdir(folder):
-        with contextlib.suppress(FileNotFoundError):    # closed by now
-            with open(folder + fd) as f:
-                found += re.findall(r"(?m)^%s:\s*(\d+)$" % field, f.read())
-    return list(map(int, found))
-
-
-def skipped_runs(pid):
-    """Return how often the kernel skipped a process' programs (from 5.12)."""
-    return sum(fdinfo(pid, "recursion_misses"))
+    text = run_command("sh", "-c", "cat /proc/%d/fdinfo/*" % pid).stdout
+    return list(map(int, re.findall(r"(?m)^%s:\s*(\d+)$" % field, text)))
 
 
 def bpf_programs():
@@ -277,24 +239,19 @@ def bpf_programs():
     return programs
 
 
-# The smallest program of each probe type on a system call.
-SMALLEST = {
-    "fentry": "KFUNC_PROBE(%(function)s) { return 0; }",
-    "tracepoint": "TRACEPOINT_PROBE(syscalls, sys_enter_%(call)s) "
-                  "{ return 0; }",
-    "kprobe": "int kprobe__%(function)s(void *ctx) { return 0; }"}
-
-
+@functools.lru_cache(maxsize=None)
 def kernel_supports(probe, call):
     """Return whether the kernel takes such a probe on a system call."""
     function = BPF(text=b"").get_syscall_fnname(call.encode()).decode()
-    text = "#include <uapi/linux/ptrace.h>\n" + SMALLEST[probe] % {
-        "call": call, "function": function}
-    try:
-        BPF(text=text.encode()).cleanup()
-    except Exception:
-        return False
-    return True
+    smallest = {
+        "fentry": "KFUNC_PROBE(%s)" % function,
+        "tracepoint": "TRACEPOINT_PROBE(syscalls, sys_enter_%s)" % call,
+        "kprobe": "int kprobe__%s(void *ctx)" % function}
+    with contextlib.suppress(Exception):
+        BPF(text=("#include <uapi/linux/ptrace.h>\n%s { return 0; }" %
+                  smallest[probe]).encode()).cleanup()
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -315,9 +272,8 @@ def pinned_map(folder, value_size, key):
 @contextlib.contextmanager
 def odd_name(name):
     """Give this thread another name within the block: at most 15 bytes."""
-    PR_SET_NAME = 15    # linux/prctl.h
-    with open("/proc/thread-self/comm", "rb") as f:
+    with open("/proc/thread-self/comm", "rb+", buffering=0) as f:
         old = f.read()[:-1]
-    signals.libc.prctl(PR_SET_NAME, name)
-    yield
-    signals.libc.prctl(PR_SET_NAME, old)
+        f.write(name)
+        yield
+        f.write(old)

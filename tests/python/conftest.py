@@ -1,24 +1,50 @@
 """Fixtures for the tests of all tools."""
 
 import os
-import re
 import signal
 import subprocess
 
 import pytest
 
-from common import TRACERS, WAYS, Tool, kernel_supports
+from common import ATTACHMENTS, PROBES, TRACERS, Tool, kernel_supports
 import signals
 
-_shared = []    # the Tool that the tests of a way to attach share
-_refused = {}   # (tool, way): the reason
+CASES = {fixture: [(tool, kind) for tool in TRACERS for kind in kinds]
+         for fixture, kinds in (("attachment", ATTACHMENTS),
+                                ("probe", PROBES))}
+_shared = []    # the Tool that the tests of an attachment share
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "short: proves most in least time, for "
+                            "kernels in emulation")
+
+
+@pytest.hookimpl(trylast=True)      # these end a test's ID: see kernels/run
+def pytest_generate_tests(metafunc):
+    """Run a test for each tracer of its module, as its fixture says."""
+    module = metafunc.module.__name__.replace("test_", "")
+    for fixture, cases in CASES.items():
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, [
+                case for case in cases if module in (case[0], "tracers")],
+                indirect=True, ids="-".join)
+
+
+def require(probe):
+    """Skip a test of a probe type that the kernel refuses."""
+    if not kernel_supports(probe, "kill"):
+        pytest.skip("the kernel refuses also the smallest %s program" % probe)
 
 
 @pytest.fixture(autouse=True)
-def time_limit():
-    """Fail a test that hangs."""
+def environment(request):
+    """Fail a test that hangs. Stop the shared tool if a test has no use of it.
+    """
     def fail(*_):
         pytest.fail("it took 5 minutes")
+    if "tracer" not in request.fixturenames:
+        stop_shared()
     signal.signal(signal.SIGALRM, fail)
     signal.alarm(300)
     yield
@@ -33,42 +59,34 @@ def stop_shared():
 
 
 @pytest.fixture(scope="session")
-def way(request):
-    """Return (tool, way to attach). Pytest groups tests by it."""
+def attachment(request):
+    """Return (tool, how it attaches). Pytest groups tests by it."""
     yield request.param
     stop_shared()
 
 
 @pytest.fixture
-def tracer(way):
-    """Return a tool attached in a way: starting one takes long in a guest."""
-    name, how = way
-    if way in _refused:
-        pytest.skip(_refused[way])
-    if _shared and _shared[0].process.poll() == -signal.SIGKILL:
-        _shared.clear()
+def tracer(attachment):
+    """Return a running tool. Starting one takes 20 s on an emulated CPU."""
+    name, how = attachment
+    options, prefix = ATTACHMENTS[how]
+    if how != "perf_buffer":    # it takes any probe type
+        require("kprobe" if how == "fallback" else how)
     if not _shared:
-        options, prefix = WAYS[how]
-        tool = Tool(name, *options, *TRACERS[name].all_columns, prefix=prefix)
-        probe = "kprobe" if how == "fallback" else how
-        try:
-            tool.start()
-        except AssertionError:
-            if "no %s: " % probe not in tool.stderr or kernel_supports(
-                    probe, TRACERS[name].call):
-                raise       # it is the tool that does not work
-            _refused[way] = "the kernel refuses also the smallest %s " \
-                "program" % probe
-            pytest.skip(_refused[way])
-        _shared.append(tool)
-    return _shared[0]
+        _shared.append(Tool(name, *options, TRACERS[name].all_columns,
+                            prefix=prefix).start())
+    cpus = os.sched_getaffinity(0)
+    if how == "perf_buffer":    # it keeps the order of events of one CPU
+        os.sched_setaffinity(0, [min(cpus)])
+    yield _shared[0]
+    os.sched_setaffinity(0, cpus)
 
 
-@pytest.fixture(autouse=True)
-def alone(request):
-    """Stop the shared tool before a test that does not use it."""
-    if "tracer" not in request.fixturenames:
-        stop_shared()
+@pytest.fixture
+def probe(request):
+    """Return the options for a probe type. Each test starts its own tool."""
+    require(request.param[1])
+    return ATTACHMENTS[request.param[1]][0]
 
 
 @pytest.fixture
@@ -83,11 +101,6 @@ def target():
 @pytest.fixture(scope="session")
 def cgroup2(tmp_path_factory):
     """Return where cgroup2 is mounted."""
-    with open("/proc/self/mounts") as f:
-        mounts = re.findall(r"(?m)^\S+ (\S+) cgroup2 ", f.read())
-    if mounts:
-        yield mounts[0]
-        return
     folder = str(tmp_path_factory.mktemp("cgroup2"))
     if subprocess.call(["mount", "-t", "cgroup2", "none", folder]):
         pytest.skip("the kernel has no cgroup2")
@@ -101,5 +114,4 @@ def cgroup(cgroup2):
     folder = "%s/bcc-tool-test-%d" % (cgroup2, os.getpid())
     os.mkdir(folder)
     yield folder
-    if os.path.exists(folder):
-        os.rmdir(folder)
+    os.rmdir(folder)

@@ -1,212 +1,130 @@
-#!/usr/bin/env python3
-"""What holds for every tool and example: style, documents, README.
-
-USAGE: ./test_documents.py [TestClass[.test]]       see ../setup --tests
-"""
+"""Style and documents of the tools and examples."""
 
 import ast
-import glob
 import os
+import pathlib
 import re
 import shutil
 import subprocess
-import tempfile
-import unittest
 
-from toolrun import PYTHON, TOP
+import pytest
 
-TOOLS = sorted(os.path.basename(path)[:-3]
-               for path in glob.glob(os.path.join(TOP, "tools", "*.py")))
-EXAMPLES = sorted(os.path.relpath(path, TOP) for path in glob.glob(
-    os.path.join(TOP, "examples", "**", "*.py"), recursive=True))
-WORDS = os.path.join(TOP, "tests", "words.txt")
+from common import PYTHON, TOP, run_command
 
-
-def path_of(*parts):
-    return os.path.join(TOP, *parts)
-
-
-def text_of(*parts):
-    with open(path_of(*parts), encoding="utf-8") as f:
-        return f.read()
-
-
-def page(tool):
-    return path_of("man", "man8", tool + ".8")
+ROOT = pathlib.Path(TOP)
+README = (ROOT / "README.md").read_text()
+TOOLS = sorted(path.stem for path in ROOT.glob("tools/*.py"))
+EXAMPLES = sorted(ROOT.glob("examples/**/*.py"))
+PAGES = {tool: ROOT / "man/man8" / (tool + ".8") for tool in TOOLS}
+SHOWN = {tool: ROOT / "tools" / (tool + "_example.txt") for tool in TOOLS}
+each_tool = pytest.mark.parametrize("tool", TOOLS)
 
 
 def output(*command):
-    """What a command prints on both descriptors, as text."""
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, universal_newlines=True,
-        env=dict(os.environ, COLUMNS="80", LC_ALL="C.UTF-8")).stdout
+    """Return what a command prints on stdout and stderr."""
+    done = run_command(*map(str, command), env=dict(
+        os.environ, COLUMNS="80", LC_ALL="C.UTF-8"))
+    return done.stdout + done.stderr
 
 
-def usage(tool):
-    """What -h prints when the tool goes by its installed name."""
-    with tempfile.TemporaryDirectory() as folder:
-        installed = os.path.join(folder, tool)
-        shutil.copy(path_of("tools", tool + ".py"), installed)
-        return output(PYTHON, installed, "-h")
+@pytest.fixture
+def usage(tool, tmp_path):
+    """Return what -h prints when the tool has its installed name."""
+    shutil.copy(str(ROOT / "tools" / (tool + ".py")), str(tmp_path / tool))
+    return output(PYTHON, tmp_path / tool, "-h")
 
 
 def any_python(text):
-    """Usage as every version of argparse prints it: 3.10 changed a title,
-    3.13 "-p PID, --pid PID" to "-p, --pid PID" and with it line breaks."""
-    text = text.replace("optional arguments:", "options:")
+    """Return a usage message as each version of argparse prints it: 3.10
+    changed a title, 3.13 "-p PID, --pid PID", and line breaks with it."""
     text = re.sub(r"(-\w) [A-Z]+, (--)", r"\1, \2", text)
-    return re.sub(r"\s+", " ", text).strip()
+    return text.replace("optional arguments:", "options:").split()
 
 
-def names_in(lines):
-    """What each line tells of: a set of an option's names, or an argument."""
+def options_in(lines):
+    """Return the names of each line's option as a set, or its argument."""
     return {frozenset(re.findall(r"(?<![\w-])--?[\w-]+", line)) or line
             for line in lines}
 
 
-def options_of_usage(text):
-    """The options and arguments that begin a line of -h."""
-    return names_in(re.findall(r"^  (-.*?|[a-z]+)(?:  |$)", text, re.M))
+@pytest.mark.parametrize("path", EXAMPLES + sorted(ROOT.glob("tools/*.py")),
+                         ids=os.path.basename)
+def test_script(path):
+    text = path.read_text()
+    assert os.access(str(path), os.X_OK)
+    assert text.startswith("#!/usr/bin/python3\n")
+    ast.parse(text, feature_version=(3, 6))
+    # Other headers differ from kernel to kernel, and take long to compile.
+    headers = re.findall(r"(?m)^\s*#\s*include\s+(.*)$", text)
+    assert all(header.startswith("<uapi/") for header in headers)
+    assert "(%s)" % path.relative_to(ROOT) in README
+    if path in EXAMPLES:    # a header names it, and says how to run it
+        header = re.match(r"(#.*\n)+", text)[0]
+        assert "\n#\n# %s  " % path.name in header
+        assert "\n# USAGE: %s " % path.name in header
+        assert len(text.splitlines()) < 150
 
 
-def options_of_page(text):
-    """The options and arguments that head the OPTIONS section's entries."""
-    section = re.search(r"^\.SH OPTIONS\n(.*?)^\.SH ", text, re.M | re.S)[1]
-    entries = re.findall(r"^\.TP\n(.*)$", section, re.M)
-    return names_in(entry.replace("\\-", "-") for entry in entries)
+@each_tool
+def test_documents(tool):
+    assert (ROOT / "tests/python" / ("test_%s.py" % tool)).exists()
+    for document in PAGES[tool], SHOWN[tool]:
+        assert str(document.relative_to(ROOT)) in README
+    assert output("groff", "-man", "-ww", "-z", "-Tutf8", PAGES[tool]) == ""
+    assert output("mandoc", "-T", "lint", "-W", "warning", PAGES[tool]) == ""
+    sections = re.findall(r"(?m)^\.SH (.*)$", PAGES[tool].read_text())
+    assert set(sections) >= {
+        "NAME", "SYNOPSIS", "DESCRIPTION", "REQUIREMENTS", "OPTIONS",
+        "EXAMPLES", "FIELDS", "OVERHEAD", "SOURCE", "OS", "STABILITY",
+        "AUTHOR", "SEE ALSO"}
 
 
-class Script:
-    """What bcc's reviewers and packagers want of every script."""
-
-    path = None     # from the top
-
-    def test_can_be_run(self):
-        self.assertTrue(os.access(path_of(self.path), os.X_OK))
-        self.assertTrue(text_of(self.path).startswith("#!/usr/bin/python3\n"))
-
-    def test_python_3_6_grammar(self):
-        ast.parse(text_of(self.path), feature_version=(3, 6))
-
-    def test_needs_no_headers_but_those_of_the_interface(self):
-        """Others differ from kernel to kernel, and take long to compile."""
-        included = re.findall(r"^\s*#\s*include\s+(.*)$", text_of(self.path),
-                              re.M)
-        self.assertEqual([header for header in included
-                          if not header.startswith("<uapi/")], [])
-
-    def test_is_in_readme(self):
-        self.assertIn("(%s)" % self.path, text_of("README.md"))
+@each_tool
+def test_page_and_usage_have_the_same_options(tool, usage):
+    found = options_in(re.findall(r"(?m)^  (-.*?|[a-z]+)(?:  |$)", usage))
+    section = re.search(r"(?ms)^\.SH OPTIONS\n(.*?)^\.SH ",
+                        PAGES[tool].read_text())[1]
+    entries = re.findall(r"(?m)^\.TP\n(.*)$", section.replace("\\-", "-"))
+    assert len(found) > 2
+    assert options_in(entries) == found
 
 
-class Example(Script):
-    """A teaching example; made into a test case for each."""
-
-    def test_is_short(self):
-        self.assertLess(len(text_of(self.path).splitlines()), 150)
-
-    def test_header_comment(self):
-        """It names the script, and tells how to run it."""
-        name = os.path.basename(self.path)
-        header = re.match(r"(#.*\n)+", text_of(self.path))[0]
-        self.assertIn("\n#\n# %s  " % name, header)
-        self.assertIn("\n# USAGE: %s " % name, header)
+@each_tool
+def test_example_ends_with_the_usage(tool, usage):
+    shown = SHOWN[tool].read_text().split("# ./%s -h\n" % tool)
+    assert len(shown) == 2
+    assert any_python(shown[1]) == any_python(usage)
 
 
-class Documents(Script):
-    """What a tool must bring; made into a test case for each."""
-
-    tool = None
-
-    def test_has_its_files(self):
-        readme = text_of("README.md")
-        self.assertIn("man/man8/%s.8" % self.tool, readme)
-        self.assertIn("tools/%s_example.txt" % self.tool, readme)
-        self.assertTrue(os.path.exists(page(self.tool)))
-        self.assertTrue(os.path.exists(
-            path_of("tests", "python", "test_%s.py" % self.tool)))
-
-    def test_groff_and_mandoc_find_nothing(self):
-        self.assertEqual(output("groff", "-man", "-ww", "-z", "-Tutf8",
-                                page(self.tool)), "")
-        self.assertEqual(
-            output("mandoc", "-T", "lint", "-W", "warning", page(self.tool)),
-            "")
-
-    def test_page_has_its_sections(self):
-        sections = re.findall(r"^\.SH (.*)$", text_of(page(self.tool)), re.M)
-        for section in (
-                "NAME", "SYNOPSIS", "DESCRIPTION", "REQUIREMENTS",
-                "OPTIONS", "EXAMPLES", "FIELDS", "OVERHEAD", "SOURCE",
-                "OS", "STABILITY", "AUTHOR", "SEE ALSO"):
-            self.assertIn(section, sections)
-
-    def test_page_and_usage_have_the_same_options(self):
-        found = options_of_usage(usage(self.tool))
-        self.assertGreater(len(found), 2)
-        self.assertEqual(options_of_page(text_of(page(self.tool))), found)
-
-    def test_example_ends_with_the_usage(self):
-        example = text_of("tools", self.tool + "_example.txt")
-        shown = example.split("# ./%s -h\n" % self.tool)
-        self.assertEqual(len(shown), 2)
-        self.assertEqual(any_python(shown[1]), any_python(usage(self.tool)))
-
-    def test_no_line_is_over_80_columns(self):
-        for name, text in (
-                ("example", text_of("tools", self.tool + "_example.txt")),
-                ("usage", usage(self.tool)),
-                ("page", output("mandoc", "-T", "utf8", "-O", "width=78",
-                                page(self.tool)))):
-            text = re.sub(".\b", "", text)     # overstruck, for bold
-            self.assertEqual([line for line in text.splitlines()
-                              if len(line) > 80], [], name)
+@each_tool
+def test_no_line_is_over_80_columns(tool, usage):
+    formatted = output("mandoc", "-T", "utf8", "-O", "width=78", PAGES[tool])
+    for text in SHOWN[tool].read_text(), usage, re.sub(
+            ".\b", "", formatted):      # overstruck, for bold
+        assert max(map(len, text.splitlines())) <= 80
 
 
-for _tool in TOOLS:
-    _name = "Test" + _tool.capitalize()
-    globals()[_name] = type(_name, (Documents, unittest.TestCase),
-                            {"tool": _tool, "path": "tools/%s.py" % _tool})
-
-for _path in EXAMPLES:
-    _name = "Test" + os.path.basename(_path)[:-3].title().replace("_", "")
-    globals()[_name] = type(_name, (Example, unittest.TestCase),
-                            {"path": _path})
+def test_pycodestyle():
+    """As bcc's scripts/py-style-check.sh runs it; on tests as well."""
+    scripts = [path for path in ROOT.glob("tests/*/*") if (
+        path.is_file() and b"python3\n" in path.read_bytes()[:20])]
+    assert output("pycodestyle", "--ignore=E123,E125,E126,E127,E128,E302",
+                  ROOT, *scripts) == ""
 
 
-class WholeTree(unittest.TestCase):
-
-    def test_pycodestyle(self):
-        """As bcc's scripts/py-style-check.sh runs it; on tests as well."""
-        self.assertEqual(output(
-            "pycodestyle", "--ignore=E123,E125,E126,E127,E128,E302",
-            *[path_of(name) for name in (
-                "tools", "tests", "examples", "tests/bench/run",
-                "tests/kernels/run", "tests/upstream/make-series")]), "")
-
-    def test_spelling(self):
-        """Of all but code, output, options and words in capitals."""
-        names = ["README.md"]
-        for tool in TOOLS:
-            names += ["man/man8/%s.8" % tool, "tools/%s_example.txt" % tool]
-        for name in names:
-            with self.subTest(file=name):
-                text = re.sub(r"`[^`]*`|https?://\S+", " ", text_of(name))
-                if name.endswith("_example.txt"):
-                    text = re.sub(r"^# \./.*?(\n\n|\Z)", "\n", text,
-                                  flags=re.M | re.S)
-                text = re.sub(r"\b[A-Z][A-Z_\d]+s?\b|(\\?-)+[a-z]\w*", " ",
-                              text)
-                checked = subprocess.run(
-                    ["aspell", "list", "--lang=en_US", "--encoding=utf-8",
-                     "--mode=" + ("nroff" if name[-2:] == ".8" else "none"),
-                     "--personal=" + WORDS], input=text,
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                    universal_newlines=True)
-                self.assertEqual(checked.stderr, "")
-                self.assertEqual(sorted(set(checked.stdout.split())), [])
-
-
-if __name__ == "__main__":
-    unittest.main()
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *PAGES.values(), *SHOWN.values()],
+    ids=os.path.basename)
+def test_spelling(path):
+    """Of all but code, output, options and words in capitals."""
+    text = re.sub(r"`[^`]*`|https?://\S+", " ", path.read_text())
+    if path.suffix == ".txt":
+        text = re.sub(r"(?ms)^# \./.*?(\n\n|\Z)", "\n", text)
+    text = re.sub(r"\b[A-Z][A-Z_\d]+s?\b|(\\?-)+[a-z]\w*", " ", text)
+    checked = subprocess.run(
+        ["aspell", "list", "--lang=en_US", "--encoding=utf-8",
+         "--personal=%s/tests/words.txt" % ROOT,
+         "--mode=" + ("nroff" if path.suffix == ".8" else "none")],
+        input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        universal_newlines=True)
+    assert sorted(set(checked.stdout.split())) == []

@@ -1,5 +1,5 @@
-"""What every tracer must do: show events at once, whole and in order, report
-what it lost, and end well. By each way to attach where that matters."""
+"""Every tracer shows events at once, whole and in order, reports what it lost,
+and ends well: however it attaches, where that matters."""
 
 import collections
 import os
@@ -14,21 +14,16 @@ import time
 
 import pytest
 
-from common import (COUNT, START_SECONDS, TRACERS, WAYS, Tool, bpf_programs,
-                    burst, fdinfo, lost, mounted, odd_name, own_rows,
-                    pinned_map, skipped_runs, started, wait_until)
+from common import (ATTACHMENTS, COUNT, START_SECONDS, TRACERS, Tool,
+                    bpf_programs, burst, fdinfo, odd_name, own_rows,
+                    pinned_map, started, wait_until)
 
-each_way = pytest.mark.parametrize(
-    "way", [(tool, how) for tool in TRACERS for how in WAYS], indirect=True,
-    ids="-".join)
 each_tool = pytest.mark.parametrize("tool", TRACERS)
-each_buffer = pytest.mark.parametrize("how", ["auto", "perf_buffer"])
 PERF_BUFFER, RING_BUFFER = 4, 27    # enum bpf_map_type
 
 
-@each_way
-def test_attached_as_asked(tracer, way):
-    tool, how = way
+def test_attached_as_asked(tracer, attachment):
+    _, how = attachment
     wait_until(lambda: tracer.stderr.endswith("\n"))
     pattern = {"fallback": "kprobe; no fentry: .+; no tracepoint: .+",
                "perf_buffer": "(fentry|(tracepoint|kprobe); no fentry: .+)"}
@@ -39,15 +34,21 @@ def test_attached_as_asked(tracer, way):
     assert (RING_BUFFER in types) != (how == "perf_buffer")
 
 
-@each_way
-def test_threads(tracer, way):
+def test_csv(tracer, attachment):
+    """With a name that has to be quoted."""
+    with tracer.traced() as rows, odd_name(b'a,"b%s'):
+        TRACERS[attachment[0]].workload.act()
+    assert [row["COMM"] for row in own_rows(rows)] == ['a,"b%s']
+
+
+def test_threads(tracer, attachment):
     """Seven threads that act at once."""
-    workload = TRACERS[way[0]].workload
+    workload, pid = TRACERS[attachment[0]].workload, tracer.process.pid
 
     def act():
         for number in range(COUNT):
             workload.act(number)
-    skipped = skipped_runs(tracer.process.pid)
+    skipped = sum(fdinfo(pid, "recursion_misses"))      # Linux 5.12
     with tracer.traced() as rows:
         # Python 3.14 would name them, with a blank, for the kernel too.
         threads = [threading.Thread(target=act, name="actor")
@@ -58,12 +59,11 @@ def test_threads(tracer, way):
             thread.join()
     numbers = collections.Counter(map(workload.number, own_rows(rows)))
     seen = {number: numbers[number] for number in range(COUNT)}
-    if skipped_runs(tracer.process.pid) == skipped:
+    if sum(fdinfo(pid, "recursion_misses")) == skipped:
         assert seen == {number: 7 for number in range(COUNT)}
     assert max(seen.values()) <= 7
 
 
-@each_way
 def test_sigkill_leaves_no_program(tracer):
     """Last of those by each way: another test would start the tool again."""
     programs = set(fdinfo(tracer.process.pid, "prog_id"))
@@ -90,7 +90,7 @@ def test_rows_come_at_once(tool, channel):
             for number in range(9):
                 begin = time.monotonic()
                 tracer.workload.act(number)
-                assert read_line(10)
+                assert read_line(60)
                 delays.append(time.monotonic() - begin)
                 if number % 3 == 2:
                     process.send_signal(signal.SIGSTOP)
@@ -102,12 +102,13 @@ def test_rows_come_at_once(tool, channel):
 
 
 @each_tool
-@each_buffer
+@pytest.mark.parametrize("how", ["auto", "perf_buffer"])
 def test_bursts(tool, how):
     """More than a batch, more than the ring buffer holds, many processes, and
     in the end more than it can hold while the tool is stopped."""
-    tracer, bursts = TRACERS[tool], {}
-    tool = Tool(tool, *tracer.only_acts, prefix=WAYS.get(how, [[], []])[1])
+    workload, bursts = TRACERS[tool].workload, {}
+    _, prefix = ATTACHMENTS.get(how, ([], []))
+    tool = Tool(tool, *TRACERS[tool].only_acts, prefix=prefix)
 
     def run_bursts(processes, count):
         started = [burst(tool.name, count) for _ in range(processes)]
@@ -115,33 +116,31 @@ def test_bursts(tool, how):
             assert process.wait(60) == 0
             bursts[str(process.pid)] = count
 
-    def check_whole(table, reported):
+    def check_whole(made):
+        table = tool.table()
         shown = sum(row["PID"] in bursts for row in table)
-        assert shown + reported >= sum(bursts.values())
+        assert shown + tool.lost >= made
         if len(table) < shown + 100:    # or others' events are lost, too
-            assert shown + reported < sum(bursts.values()) + 100
+            assert shown + tool.lost < made + 100
             assert own_rows(table, list(bursts)[-1])
+        return table
     with tool:
         for processes, count in (2, 100000), (2, 100000), (31, 101):
             run_bursts(processes, count)
-            seen = -1
-            while len(tool.rows) != seen:
-                seen = len(tool.rows)
-                time.sleep(1.2)         # losses are reported once a second
-        table, reported = tool.table(), lost(tool.stderr)
-        check_whole(table, reported)
-        if how == "auto":
-            assert not reported
-        for pid, count in bursts.items() if not reported else ():
-            numbers = map(tracer.workload.number, own_rows(table, pid))
-            if how == "perf_buffer":    # by CPU
-                numbers = sorted(numbers)
-            assert list(numbers) == list(range(count))
+            made = sum(bursts.values())
+            wait_until(lambda: len(tool.rows) + tool.lost >= made)
+        table, lost = check_whole(made), tool.lost
+        assert not lost or how == "perf_buffer"
+        for pid, count in bursts.items() if not lost else ():
+            numbers = list(map(workload.number, own_rows(table, pid)))
+            if how == "perf_buffer":    # rows are in order by CPU
+                numbers.sort()
+            assert numbers == list(range(count))
         tool.send(signal.SIGSTOP)
         run_bursts(1, 400000)
         tool.send(signal.SIGCONT)
-    check_whole(tool.table(), lost(tool.stderr))
-    assert lost(tool.stderr) > reported
+    check_whole(made + 400000)
+    assert tool.lost > lost
 
 
 @each_tool
@@ -155,16 +154,15 @@ def test_no_loss_from_before_it_traced(tool):
         while not stop.wait(1.5):
             tracer.workload.act()
     try:
-        for number in range(3001):
-            actors.append(threading.Thread(target=act, args=(number / 2000,)))
+        for number in range(1501):
+            actors.append(threading.Thread(target=act, args=(number / 1000,)))
             actors[-1].start()
         with Tool(tool, "-p", os.getpid(), *tracer.only_acts) as tool:
-            time.sleep(4)
+            wait_until(lambda: len(tool.rows) > 3001)   # two acts of each
     finally:
         stop.set()
         for actor in actors:
             actor.join()
-    assert len(tool.rows) > 1000
     assert tool.stderr == ""
 
 
@@ -181,23 +179,11 @@ def test_duration_and_odd_names(tool):
         with odd_name(name):
             tracer.workload.act()
     assert tool.process.wait(60) == 0
-    assert 1 < time.monotonic() - began < 5     # to end takes time, too
+    assert time.monotonic() - began > 1
     assert len(tool.rows) == 2
     assert " %d?[2J?? " in tool.rows[0]
     assert " sp? " in tool.rows[1]
     assert tool.stderr == ""
-
-
-@each_tool
-def test_hidden_addresses(tool):
-    """Of the kernel's symbols, as kernel.kptr_restrict=2 hides them."""
-    tracer = TRACERS[tool]
-    with Tool(tool, "-p", os.getpid(), *tracer.only_acts, prefix=mounted(
-            "symbols=$(mktemp); sed 's/^[0-9a-f]*/0000000000000000/' "
-            "/proc/kallsyms > $symbols; mount --bind $symbols /proc/kallsyms; "
-            "rm $symbols")) as tool:
-        tracer.workload.act()
-    assert len(tool.rows) == 1
 
 
 @each_tool
@@ -216,28 +202,28 @@ def test_last_events_are_printed(tool, number):
 
 @each_tool
 def test_second_signal_ends_it_at_once(tool):
-    """While nobody reads what it writes."""
+    """While nobody reads what it writes: more than a pipe holds."""
     with started(tool, *TRACERS[tool].only_acts, stdout=subprocess.PIPE,
                  stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         assert burst(tool, 20000).wait(60) == 0
-        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert process.poll() is None
+        with open("/proc/%d/status" % process.pid) as f:
+            wait_until(lambda: f.seek(0) or not int(re.search(
+                r"SigCgt:\s*(\w+)", f.read())[1], 16) & 1 << signal.SIGINT - 1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT
         assert process.stderr.read() == b""
 
 
 @each_tool
 def test_closed_pipe_ends_it_quietly(tool):
     """Also when no event follows that would be written."""
-    with started(tool, *TRACERS[tool].nothing, stdout=subprocess.PIPE,
+    with started(tool, *TRACERS[tool].no_rows, stdout=subprocess.PIPE,
                  stderr=subprocess.PIPE) as process:
         assert b"PID" in process.stdout.readline()
         process.stdout.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == b""
 
 
@@ -259,7 +245,8 @@ def test_cgroupmap(tool, cgroup, tmp_path):
                              % cgroup, "sh"])
 
 
-@pytest.mark.parametrize("option", ["mntnsmap"])     # for kernels/run
+@pytest.mark.short
+@pytest.mark.parametrize("option", ["mntnsmap"])     # a column of kernels/run
 @each_tool
 def test_mntnsmap(tool, option, tmp_path):
     if "BCC_KERNEL_SOURCE" in os.environ:

@@ -2,12 +2,8 @@
 """A known number of signals, by each system call that can send one.
 
 USAGE: signals.py                    what examples/demo shows: see scene()
-       signals.py CALL SIG COUNT     COUNT times CALL with SIG to itself
        signals.py numbered COUNT     COUNT times act(), numbered from 0
        signals.py pair               see pair()
-
-CALL is kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo,
-pidfd_send_signal or ia32_kill.
 """
 
 import ctypes
@@ -18,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,22 +24,21 @@ NUMBERS = {
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434),
     "timer_create": (222, 107), "timer_settime": (223, 110),
+    "madvise": (28, 233), "process_madvise": (440, 440),
 }
 PIDFD_THREAD = os.O_EXCL        # Linux 6.9
 SI_QUEUE = -1
 
 
 def syscall(name, *args):
-    """Call NAME with integer or ctypes arguments past any wrapper of the C
-    library. Returns its result, or the error as a negative number."""
+    """Call NAME past the C library. Return its result, or -errno."""
     number = NUMBERS[name][platform.machine() != "x86_64"]
     result = libc.syscall(number, *args)
     return -ctypes.get_errno() if result < 0 else result
 
 
 def siginfo(sig):
-    """A siginfo_t as sigqueue(3) fills it: si_signo, si_errno, si_code, and
-    128 bytes in all (asm-generic/siginfo.h)."""
+    """Return the siginfo_t of sigqueue(3): si_signo, si_errno, si_code."""
     return (ctypes.c_int * 32)(sig, 0, SI_QUEUE)
 
 
@@ -67,7 +63,6 @@ def rt_tgsigqueueinfo(target, sig):
 
 
 def pidfd_open(target, flags=0):
-    """Return a pidfd (Linux 5.3), or the error as a negative number."""
     return syscall("pidfd_open", target, flags)
 
 
@@ -80,37 +75,24 @@ def pidfd_send_signal(target, sig, flags=0, open_flags=0):
     return result
 
 
-def call_ia32(number, *args):
-    """A system call by x86's 32-bit entry, int $0x80, from this 64-bit
-    process: NUMBER (arch/x86/entry/syscalls/syscall_32.tbl) in eax, up to
-    five 32-bit ARGS in ebx, ecx, edx, esi, edi. Returns its result, an error
-    as a negative number."""
-    code = bytes.fromhex("53" "89fb"        # push %rbx; mov %edi,%ebx
-                         "87f1" "4489c7"    # xchg %esi,%ecx; mov %r8d,%edi
-                         "4489c8" "cd80"    # mov %r9d,%eax; int $0x80
-                         "5b" "c3")         # pop %rbx; ret
-    rwx = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-    with mmap.mmap(-1, mmap.PAGESIZE, prot=rwx) as page:
-        page.write(code)
-        start = ctypes.c_char.from_buffer(page)
-        function = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint32] * 6)
-        words = [arg & 0xffffffff for arg in args] + [0] * (5 - len(args))
-        result = function(ctypes.addressof(start))(*words, number)
-        del start   # or the page can't be unmapped
-    return result
+CALLS = [kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo,
+         pidfd_send_signal]
 
 
 def ia32_kill(target, sig):
-    return call_ia32(37, target, sig)
-
-
-CALLS = {f.__name__: f for f in (
-    kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo,
-    pidfd_send_signal, ia32_kill)}
+    """Call kill(2) by x86's 32-bit entry, from a 64-bit process."""
+    code = bytes.fromhex("53" "89fb" "89f1"     # push %rbx; ebx, ecx = args
+                         "b825000000" "cd80"    # mov $37,%eax; int $0x80
+                         "5b" "c3")             # pop %rbx; ret
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=7)     # to read, write, execute
+    page.write(code)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)(
+        address)(target, sig)
 
 
 def act(number=0):
-    """Do a kill(2) that bears a number, to 2^30: no such process group."""
+    """Call kill(2) with a number up to 2^30: for no such process group."""
     kill(-2**30 - number, 0)
 
 
@@ -120,25 +102,29 @@ def number(row):
 
 
 def guard(group=None):
-    """Ignore some signals and block others, also after exec(). Enter a
-    process group, 0 for a new one."""
+    """Ignore some signals, block others. Enter a process group, or a new one.
+    """
     if group is not None:
         os.setpgid(0, group)
-    for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1,
-                signal.SIGTERM):
+    for sig in signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM:
         signal.signal(sig, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK,
                            [signal.SIGUSR2, signal.SIGRTMAX])
 
 
 def start_target(group=None):
-    """Start "sleep 60" behind guard(). Return its Popen; the caller ends it.
-    """
-    return subprocess.Popen(["sleep", "60"], preexec_fn=lambda: guard(group))
+    """Start "sleep 600" behind guard(). Return its Popen."""
+    process = subprocess.Popen(["sleep", "600"],
+                               preexec_fn=lambda: guard(group))
+    with open("/proc/%d/comm" % process.pid) as f:
+        while f.read() != "sleep\n":    # exec(2) is not over
+            time.sleep(0.01)
+            f.seek(0)
+    return process
 
 
 def no_process():
-    """A PID that no process has: one above the highest that can be given."""
+    """Return a PID that no process has: one above the highest."""
     with open("/proc/sys/kernel/pid_max") as f:
         return int(f.read()) + 1
 
@@ -148,7 +134,7 @@ def scene():
     that are odd, fail or end it. Then start a process that faults."""
     target = start_target()
     try:
-        for call in list(CALLS.values())[:6]:
+        for call in CALLS:
             for sig in (0, signal.SIGUSR1, signal.SIGHUP):
                 call(target.pid, sig)
         kill(-os.getpgrp(), 0)
@@ -163,16 +149,10 @@ def scene():
                      "ctypes.string_at(0)"])
 
 
-def burst(call, sig, count):
-    """Start a process that sends itself count signals; returns its Popen."""
-    return subprocess.Popen([sys.executable, __file__, call, str(int(sig)),
-                             str(count)])
-
-
 def pair():
-    """Fork a victim of two threads. With each call send 0 and an ignored
-    SIGUSR1 to the victim, this process, and the victim's second thread. Wait
-    for a line on stdin before and after. Print the three IDs."""
+    """Fork a victim of two threads, and print the IDs of sender, victim, and
+    second thread. On a line of stdin, send 0 and SIGUSR1 to each by each call.
+    """
     reader, writer = os.pipe()
     guard()
     victim = os.fork()
@@ -188,7 +168,7 @@ def pair():
     sys.stdin.readline()
     for sig in 0, signal.SIGUSR1:
         for target in victim, os.getpid():
-            for call in list(CALLS.values())[:6]:
+            for call in CALLS:
                 call(target, sig)
         tkill(thread, sig)
         syscall("tgkill", victim, thread, sig)
@@ -201,17 +181,13 @@ def pair():
 
 
 def main():
-    if len(sys.argv) == 4:
-        name, sig, count = sys.argv[1:]
-        for _ in range(int(count)):
-            CALLS[name](os.getpid(), int(sig))
-    elif sys.argv[1:2] == ["numbered"] and len(sys.argv) == 3:
+    if len(sys.argv) == 1:
+        scene()
+    elif sys.argv[1] == "numbered" and len(sys.argv) == 3:
         for i in range(int(sys.argv[2])):
             act(i)
-    elif sys.argv[1:] == ["pair"]:
+    elif sys.argv[1] == "pair":
         pair()
-    elif len(sys.argv) == 1:
-        scene()
     else:
         sys.exit(__doc__)
 
