@@ -54,15 +54,13 @@ ATTACHMENTS["fallback"] = [], hide(     # leaves kprobes only
 ATTACHMENTS["perf_buffer"] = [], mounted(
     "symbols=$(mktemp); sed 's/^[0-9a-f]*/0000000000000000/; "
     "/bpf_ringbuf_output/d' /proc/kallsyms > $symbols; "
-    "mount --bind $symbols /proc/kallsyms; "
-    "rm $symbols")
+    "mount --bind $symbols /proc/kallsyms; rm $symbols")
 
-# workload.act() does what only_acts selects. Nothing is what no_rows selects.
-Tracer = collections.namedtuple("Tracer",
-                                "workload all_columns only_acts no_rows")
+# only_acts: options that select what workload.act() does.
+Tracer = collections.namedtuple("Tracer", "workload all_columns only_acts")
 TRACERS = {
-    "killsnoop": Tracer(signals, "-jnvcagU", ["-s", "0"], ["-s", "63"]),
-    "madvsnoop": Tracer(memory, "-jTvMU", ["-a", "RANDOM"], ["-a", "99"])}
+    "killsnoop": Tracer(signals, "-jnvcagU", ["-s", "0"]),
+    "madvsnoop": Tracer(memory, "-jTvMU", ["-a", "RANDOM"])}
 
 
 def tool_path(name):
@@ -95,10 +93,10 @@ def started(name, *args, **popen):
         process.wait()
 
 
-def burst(name, count, prefix=()):
+def burst(name, count, prefix=(), **popen):
     """Start a process that does a numbered act() count times."""
     return subprocess.Popen([*prefix, PYTHON, TRACERS[name].workload.__file__,
-                             "numbered", str(count)])
+                             "numbered", str(count)], **popen)
 
 
 def in_child(function, *args, group=None):
@@ -116,12 +114,9 @@ def in_child(function, *args, group=None):
 
 
 def wait_until(condition, seconds=60):
-    """Wait for a condition. Return its value; AssertionError if it is late."""
+    """Wait for a condition. AssertionError if it is late."""
     end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
+    while not condition():
         assert time.monotonic() < end, "waited %d s" % seconds
         time.sleep(0.05)
 
@@ -131,9 +126,9 @@ class Tool:
     After the block it has been stopped by SIGINT, and has ended well."""
 
     def __init__(self, name, *args, prefix=(), **popen):
-        self.name, self.popen = name, popen
+        self.name, self.popen, self.marks = name, popen, []
+        self.workload = name in TRACERS and TRACERS[name].workload
         self.command = [*prefix, PYTHON, tool_path(name), *map(str, args)]
-        self.marks = []
 
     def start(self):
         """Start, and wait for the header. AssertionError if it ends."""
@@ -143,11 +138,13 @@ class Tool:
         try:
             wait_until(lambda: self.header or self.process.poll() is not None,
                        START_SECONDS)
+            assert self.header, self.stderr
         except AssertionError:
             self.process.kill()
             raise
-        assert self.header, self.stderr
         return self
+
+    __enter__ = start
 
     def read(self, file):
         """Return what the tool has written to a file."""
@@ -180,16 +177,16 @@ class Tool:
         yield rows
         self.mark()
         self.mark()     # by now also rows of other CPUs have been printed
-        rows += [row for row in self.table(start) if TRACERS[
-            self.name].workload.number(row) not in self.marks]
+        rows += [row for row in self.table(start)
+                 if self.workload.number(row) not in self.marks]
 
     def mark(self):
         """Do an act() with a number of its own, and wait for its row."""
-        workload, start = TRACERS[self.name].workload, len(self.rows)
+        start = len(self.rows)
         self.marks.append(2**29 + len(self.marks))
-        workload.act(self.marks[-1])
+        self.workload.act(self.marks[-1])
         wait_until(lambda: self.marks[-1] in map(
-            workload.number, own_rows(self.table(start))))
+            self.workload.number, own_rows(self.table(start))))
 
     def send(self, number):
         """Signal it by another process: this one may be traced."""
@@ -204,9 +201,6 @@ class Tool:
             return self.process.wait(60)
         finally:
             self.process.kill()
-
-    def __enter__(self):
-        return self.start()
 
     def __exit__(self, kind, *_):
         if kind:

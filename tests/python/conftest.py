@@ -3,15 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from common import ATTACHMENTS, PROBES, TRACERS, Tool, kernel_supports
 import signals
 
-CASES = {fixture: [(tool, kind) for tool in TRACERS for kind in kinds]
-         for fixture, kinds in (("attachment", ATTACHMENTS),
-                                ("probe", PROBES))}
 _shared = []    # the Tool that the tests of an attachment share
 
 
@@ -24,11 +22,12 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     """Run a test for each tracer of its module, as its fixture says."""
     module = metafunc.module.__name__.replace("test_", "")
-    for fixture, cases in CASES.items():
+    for fixture, kinds in ("attachment", ATTACHMENTS), ("probe", PROBES):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, [
-                case for case in cases if module in (case[0], "tracers")],
-                indirect=True, ids="-".join)
+                sys.intern(tool + "-" + kind)   # pytest compares identities
+                for tool in TRACERS if module in (tool, "tracers")
+                for kind in kinds], indirect=True)
 
 
 def require(probe):
@@ -39,13 +38,11 @@ def require(probe):
 
 @pytest.fixture(autouse=True)
 def environment(request):
-    """Fail a test that hangs. Stop the shared tool if a test has no use of it.
-    """
-    def fail(*_):
-        pytest.fail("it took 5 minutes")
+    """Limit the time of a test. Stop the shared tool if it is not used."""
     if "tracer" not in request.fixturenames:
         stop_shared()
-    signal.signal(signal.SIGALRM, fail)
+    signal.signal(signal.SIGALRM,
+                  lambda *_: pytest.fail("it took 5 minutes"))
     signal.alarm(300)
     yield
     signal.alarm(0)
@@ -61,7 +58,7 @@ def stop_shared():
 @pytest.fixture(scope="session")
 def attachment(request):
     """Return (tool, how it attaches). Pytest groups tests by it."""
-    yield request.param
+    yield request.param.split("-")
     stop_shared()
 
 
@@ -85,17 +82,17 @@ def tracer(attachment):
 @pytest.fixture
 def probe(request):
     """Return the options for a probe type. Each test starts its own tool."""
-    require(request.param[1])
-    return ATTACHMENTS[request.param[1]][0]
+    _, probe = request.param.split("-")
+    require(probe)
+    return ATTACHMENTS[probe][0]
 
 
 @pytest.fixture
 def target():
     """Return a process to signal: see signals.start_target()."""
-    process = signals.start_target()
-    yield process
-    process.kill()
-    process.wait()
+    with signals.start_target() as process:
+        yield process
+        process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ def rows_about(rows, *pids):
 
 @pytest.mark.short
 def test_every_call(tracer, target):
+    """Also of calls that do not return."""
     expected, pid = collections.Counter(), str(target.pid)
     with tracer.traced() as rows:
         for call in CALLS:
@@ -45,8 +46,14 @@ def test_every_call(tracer, target):
                 expected[(call.__name__,) + shown] += COUNT
         kill(target.pid, signal.SIGKILL)
         expected["kill", "SIGKILL", pid, "sleep", "0"] += 1
+        suicides = [in_child(lambda: call(os.getpid(), signal.SIGKILL))[0]
+                    for call in CALLS]
     assert collections.Counter(cells(
         own_rows(rows), "SYSCALL SIG TPID TCOMM RESULT")) == expected
+    for call, suicide in zip(CALLS, suicides):
+        row, _ = own_rows(rows, suicide)    # the other is its SIGCHLD
+        assert cells([row], "SYSCALL SIG TPID TCOMM RESULT") == [
+            (call.__name__, "SIGKILL", str(suicide), row["COMM"], "0")]
 
 
 @pytest.mark.short
@@ -83,34 +90,20 @@ def test_results_as_the_call_said(tracer):
         ("pidfd_send_signal", "-", "0", "EBADF")]
 
 
-def test_suicide_is_shown(tracer):
-    """By a call that does not return."""
-    with tracer.traced() as rows:
-        pid, status = in_child(lambda: kill(os.getpid(), signal.SIGKILL))
-    assert status == signal.SIGKILL
-    (row,) = [row for row in own_rows(rows, pid) if row["SYSCALL"] == "kill"]
-    assert cells([row], "TPID TCOMM RESULT") == [
-        (str(pid), row["COMM"], "0")]
-
-
-def test_process_group(tracer):
+def test_process_group(tracer, target):
     """One row. TCOMM and RESULT are those of the member that came first."""
     PIDFD_SIGNAL_PROCESS_GROUP = 4      # Linux 6.9
-    leader = signals.start_target(group=0)
     other = subprocess.Popen(["cat"], stdin=subprocess.PIPE,
-                             preexec_fn=lambda: os.setpgid(0, leader.pid))
+                             preexec_fn=lambda: os.setpgid(0, target.pid))
     with tracer.traced() as rows:
-        by_pidfd = pidfd_send_signal(leader.pid, signal.SIGWINCH,
+        by_pidfd = pidfd_send_signal(target.pid, signal.SIGWINCH,
                                      flags=PIDFD_SIGNAL_PROCESS_GROUP)
-        assert kill(-leader.pid, signal.SIGUSR1) == 0
+        assert kill(-target.pid, signal.SIGUSR1) == 0
         assert other.wait(60) == -signal.SIGUSR1
-    other.stdin.close()
-    leader.kill()
-    leader.wait()
     first, second = own_rows(rows)
     assert cells([first], "TPID RESULT") == [
         ("-", "EINVAL" if by_pidfd else "ignored")]
-    assert cells([second], "SIG TPID") == [("SIGUSR1", str(-leader.pid))]
+    assert cells([second], "SIG TPID") == [("SIGUSR1", str(-target.pid))]
     assert (second["TCOMM"], second["RESULT"]) in (
         ("sleep", "ignored"), ("cat", "0"))
 
@@ -306,7 +299,9 @@ def do_a_mixture(target):
     rows = [(ME, 0, call.__name__, sig, "-" if call != kill and not sig else
              pid, call(pid, sig)) for call, pid, sig in (
         (kill, target.pid, 0), (kill, target.pid, 10), (kill, int(GROUP), 0),
-        (kill, signals.no_process(), 15), (kill, 0, 0), (kill, int(ME), 0),
+        *[(kill, signals.no_process(), sig) for sig in (
+            9, 15, RTMIN, RTMIN + 3, 63, 64)],
+        (kill, 0, 0), (kill, int(ME), 0),
         (pidfd_send_signal, target.pid, 0),
         (pidfd_send_signal, target.pid, 10),
         (pidfd_send_signal, int(ME), int(signal.SIGCONT)))]
@@ -330,7 +325,9 @@ FILTERS = {
     "-aT self": lambda row: row.TPID == ME,
     "-aT group": lambda row: row.TPID == GROUP,
     "-aT 0": lambda row: row.TPID == "0",
-    "-as 0,SEGV,term": lambda row: row.SIG in ("0", "11", "15"),
+    "-as 0,9,SEGV,term": lambda row: row.SIG in ("0", "9", "11", "15"),
+    "-as RTMIN+3,SIGRTMIN,rtmax-1,SIGRTMAX":
+        lambda row: int(row.SIG) in (RTMIN + 3, RTMIN, 63, 64),
     "-au " + NOBODY: lambda row: row.UID == NOBODY,
     "-ae": lambda row: row.PID != row.TPID}
 
@@ -356,16 +353,6 @@ def test_cgroupmap_and_all(cgroup, tmp_path):
     assert cells(tool.table(), "PID SYSCALL SIG TPID") == [
         ("0", "-", "11", first), (first, "-", "17", ME),
         (second, "-", "13", second), (second, "-", "17", ME)]
-
-
-def test_signal_list():
-    """Each form of a signal."""
-    with Tool("killsnoop", "-p", ME, "-s",
-              "9,term,SIGUSR1,RTMIN+3,SIGRTMIN,rtmax-1,SIGRTMAX,0") as tool:
-        for sig in range(65):
-            kill(signals.no_process(), sig)
-    assert [int(row["SIG"]) for row in tool.table()] == [
-        0, 9, 10, 15, RTMIN, RTMIN + 3, 63, 64]
 
 
 def test_default_output(target):

@@ -273,25 +273,24 @@ def test_default_output(pages, other):
 
 def test_all_columns(pages):
     with Tool("madvsnoop", "-TvMUp", ME) as tool:
-        begin = time.time()
+        times = [time.time()]
         madvise(pages, PAGE, DONTNEED)
-    titles = "PID TID ADVICE ADDR LEN RET TPID MAPPING"
-    assert tool.header.split() == ("TIME PID TID COMM ADVICE ADDR LEN LAT(us) "
-                                   "RET TPID MAPPING").split()
-    assert cells(tool.table()[:1], titles) == [
+        times.append(time.time())
+    row, *frames = tool.table()
+    assert tool.header.split() == list(row) == (
+        "TIME PID TID COMM ADVICE ADDR LEN LAT(us) RET TPID MAPPING").split()
+    assert cells([row], "PID TID ADVICE ADDR LEN RET TPID MAPPING") == [
         (ME, ME, "DONTNEED", "%x" % pages, "4K", "0", "-", "anon")]
-    assert tool.table()[0]["TIME"] in [
-        time.strftime("%H:%M:%S", time.localtime(begin + second))
-        for second in (0, 1)]
-    frames = tool.rows[1:]
-    assert re.match(r"    (sys|__)?\w+\+0x\w+ \[libc", frames[0])
-    assert all(re.match(r"    \S", frame) for frame in frames)
+    assert row["TIME"] in [time.strftime("%H:%M:%S", time.localtime(second))
+                           for second in times]
+    assert re.match(r"    (sys|__)?\w+\+0x\w+ \[libc", tool.rows[1])
+    assert all(re.match(r"    \S", row) for row in tool.rows[1:])
     assert len(frames) > 1
 
 
 Row = collections.namedtuple("Row", "TID COMM ADVICE RET")
-NAMES = ["madv-tester-of", "madv-tester-o", "adv-tester-of", "madv-t", "madv",
-         "0123456789a\u00e9_9", "0123456789a\u00e9_"]
+NAMES = ["madv-tester", "adv-tester", "madv-t", "0123456789a\u00e9_9",
+         "0123456789a\u00e9_"]
 FILTERS = {
     "": lambda row: True,
     "-x": lambda row: row.RET != "0",
@@ -300,7 +299,6 @@ FILTERS = {
     "-a 4,hugepage,MADV_COLD,99,-1": lambda row: row.ADVICE in (
         "DONTNEED", "HUGEPAGE", "COLD", "99", "-1"),
     "-n madv-te": lambda row: "madv-te" in row.COMM,
-    "-n tester-of": lambda row: "tester-of" in row.COMM,
     "-n \u00e9_9": lambda row: "\u00e9_9" in row.COMM}
 
 
@@ -337,31 +335,12 @@ def test_filters(options):
     assert summed(sums, "ADVICE") == in_histograms(sums) == calls
 
 
-def test_min_us():
-    """Giving back 16 MiB takes long, and advising on no bytes does not."""
-    length = 16 << 20
-    address = memory.map_memory(length)
-
-    def fill_and_give_back():
-        ctypes.memset(address, 1, length)
-        return dontneed(address, length)
-    limit = min(fill_and_give_back() for _ in range(5)) / 8
-    with Tool("madvsnoop", "-jp", ME, "-m", "%.3f" % limit) as tool:
-        for _ in range(COUNT):
-            fill_and_give_back()
-            act()
-    assert all(float(row["LAT(us)"]) >= limit for row in tool.table())
-    seen = [row["ADVICE"] for row in tool.table()]
-    assert seen.count("DONTNEED") == COUNT
-    assert seen.count("RANDOM") < COUNT / 2     # some were interrupted
-
-
 def test_mappings_are_read_once_a_batch():
     """For each batch of 10,000, and one more now and then."""
     with tempfile.NamedTemporaryFile("r") as log:
         with Tool("madvsnoop", "-M", *ACTS, prefix=[
-                "strace", "-D", "-f", "--seccomp-bpf", "-qq", "-e",
-                "signal=none", "-e", "trace=openat", "-o", log.name]) as tool:
+                "strace", "-D", "-f", "--seccomp-bpf", "-e", "trace=openat",
+                "-o", log.name]) as tool:
             tool.send(signal.SIGSTOP)
             process = burst("madvsnoop", 50000)
             assert process.wait(60) == 0
@@ -375,9 +354,9 @@ def test_mappings_are_read_once_a_batch():
 def test_intervals():
     """Also while it is stopped: then it prints no table for each that is due.
     """
-    tool = Tool("madvsnoop", "-SHTp", ME, "0.5", "4").start()
+    tool = Tool("madvsnoop", "-SHTp", ME, "0.5", "5").start()
     tool.send(signal.SIGSTOP)
-    time.sleep(2)
+    time.sleep(1.5)
     begin = time.monotonic()
     tool.send(signal.SIGCONT)
     for total in COUNT, 2 * COUNT:
@@ -386,13 +365,12 @@ def test_intervals():
             act()
         wait_until(lambda: in_histograms(tool)["RANDOM"] == total)
     assert tool.process.wait(60) == 0
-    assert time.monotonic() - begin > 0.9
+    assert time.monotonic() - begin > 1.2
     assert tool.header == "Tracing madvise calls... Hit Ctrl-C to end."
     assert summed(tool, "ADVICE") == in_histograms(tool) == {
         "99": 2 * COUNT, "RANDOM": 2 * COUNT}
-    assert sum(row.startswith("PID ") for row in tool.rows) == 4
-    assert sum(bool(re.fullmatch(r"\d\d:\d\d:\d\d", row))
-               for row in tool.rows) == 4
+    for beginning in "PID +COMM ", r"\d\d:\d\d:\d\d$":
+        assert sum(bool(re.match(beginning, row)) for row in tool.rows) == 5
     assert max(row.count("*") for row in tool.rows) == 40
     assert max(map(len, tool.rows)) <= 80
 
@@ -422,16 +400,19 @@ def test_full_table_is_reported():
 
 
 def test_agrees_with_strace():
-    """Also in time, of which strace measures its own stops, too."""
-    with Tool("madvsnoop", "-j", "-a", "DONTNEED") as tool:
+    """Also in time, of which strace measures its own stops, too. Of what is
+    too short no row is shown, except where an interrupt prolongs it."""
+    with Tool("madvsnoop", "-j", "-m", "5", "-a", "DONTNEED,RANDOM") as tool:
         traced = run_command("strace", "-qq", "-T", "-e", "trace=madvise",
                              PYTHON, memory.__file__, "filled", str(COUNT))
     calls = re.findall(r"(?m)^madvise\(0x(\w+), (\d+), MADV_DONTNEED\) += "
                        r"(\d+) <([\d.]+)>$", traced.stderr)
-    assert len(calls) == COUNT
-    assert cells(tool.table(), "ADDR LEN RET") == [call[:3] for call in calls]
-    ours = [float(row["LAT(us)"]) for row in tool.table()]
-    others = [float(call[3]) * 1e6 for call in calls]
-    assert all(latency <= other for latency, other in zip(ours, others))
-    assert min(other - 1.1 * latency
-               for latency, other in zip(ours, others)) < 1000 < sum(ours)
+    rows = [row for row in tool.table() if row["ADVICE"] == "DONTNEED"]
+    assert cells(rows, "ADDR LEN RET") == [call[:3] for call in calls]
+    assert traced.stderr.count("MADV_RANDOM") == len(calls) == COUNT
+    assert len(tool.rows) < 1.5 * COUNT
+    assert min(float(row["LAT(us)"]) for row in tool.table()) >= 5
+    latencies = [(float(row["LAT(us)"]), float(call[3]) * 1e6)
+                 for row, call in zip(rows, calls)]
+    assert all(ours <= others for ours, others in latencies)
+    assert min(others - 1.1 * ours for ours, others in latencies) < 1000

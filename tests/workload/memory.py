@@ -3,7 +3,7 @@
 
 USAGE: memory.py                    the 23 calls that examples/demo shows
        memory.py numbered COUNT     COUNT times act(), numbered from 0
-       memory.py filled COUNT       COUNT times 16 MiB that were in use
+       memory.py filled COUNT       COUNT times act() and 64 MiB in use
 """
 
 import ctypes
@@ -130,12 +130,13 @@ def mapping_of(pid, name):
 
 
 def give_back_filled(count):
-    """Give 16 MiB back that are in use, several times."""
-    length = 16 << 20
+    """Give 64 MiB back that are in use, and do an act(), several times."""
+    length = 64 << 20
     address = map_memory(length)
     for _ in range(count):
         ctypes.memset(address, 1, length)
         madvise(address, length, ADVICES["DONTNEED"])
+        act()
 
 
 def main():

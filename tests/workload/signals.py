@@ -101,21 +101,18 @@ def number(row):
     return None if row["TPID"] == "-" else -2**30 - int(row["TPID"])
 
 
-def guard(group=None):
-    """Ignore some signals, block others. Enter a process group, or a new one.
-    """
-    if group is not None:
-        os.setpgid(0, group)
+def guard():
+    """Ignore some signals, block others. Enter a new process group."""
+    os.setpgid(0, 0)
     for sig in signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM:
         signal.signal(sig, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK,
                            [signal.SIGUSR2, signal.SIGRTMAX])
 
 
-def start_target(group=None):
+def start_target():
     """Start "sleep 600" behind guard(). Return its Popen."""
-    process = subprocess.Popen(["sleep", "600"],
-                               preexec_fn=lambda: guard(group))
+    process = subprocess.Popen(["sleep", "600"], preexec_fn=guard)
     with open("/proc/%d/comm" % process.pid) as f:
         while f.read() != "sleep\n":    # exec(2) is not over
             time.sleep(0.01)
