@@ -92,17 +92,15 @@ def test_results_as_the_call_said(tracer):
 
 def test_process_group(tracer, target):
     """One row. TCOMM and RESULT are those of the member that came first."""
-    PIDFD_SIGNAL_PROCESS_GROUP = 4      # Linux 6.9
     other = subprocess.Popen(["cat"], stdin=subprocess.PIPE,
                              preexec_fn=lambda: os.setpgid(0, target.pid))
     with tracer.traced() as rows:
-        by_pidfd = pidfd_send_signal(target.pid, signal.SIGWINCH,
-                                     flags=PIDFD_SIGNAL_PROCESS_GROUP)
+        by_pidfd = pidfd_send_signal(target.pid, signal.SIGWINCH, flags=4)
         assert kill(-target.pid, signal.SIGUSR1) == 0
         assert other.wait(60) == -signal.SIGUSR1
     first, second = own_rows(rows)
     assert cells([first], "TPID RESULT") == [
-        ("-", "EINVAL" if by_pidfd else "ignored")]
+        ("-", "EINVAL" if by_pidfd else "ignored")]     # before Linux 6.9
     assert cells([second], "SIG TPID") == [("SIGUSR1", str(-target.pid))]
     assert (second["TCOMM"], second["RESULT"]) in (
         ("sleep", "ignored"), ("cat", "0"))
@@ -338,9 +336,8 @@ def test_filters(options, target):
     with Tool("killsnoop", "-vU", *options_here) as tool:
         expected = do_a_mixture(target)
     pids = {row.PID for row in expected} - {"0"}
-    seen = [Row(*row) for row in cells(rows_about(tool.table(), *pids),
-                                       " ".join(Row._fields))]
-    assert seen == list(filter(FILTERS[options], expected))
+    assert cells(rows_about(tool.table(), *pids), " ".join(Row._fields)) == (
+        list(filter(FILTERS[options], expected)))
 
 
 def test_cgroupmap_and_all(cgroup, tmp_path):

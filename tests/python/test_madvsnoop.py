@@ -27,11 +27,6 @@ ME = str(os.getpid())
 ACTS = ["-a", "RANDOM"]
 
 
-def error_name(result):
-    """Return a result as RET has it."""
-    return errno.errorcode.get(-result, "0")
-
-
 @pytest.fixture
 def pages():
     """Return the address of four pages."""
@@ -93,7 +88,7 @@ def test_every_advice(tracer):
             for _ in range(COUNT):
                 result = madvise(address, size, known[name])
                 expected[name, "%x" % address, str(size),
-                         error_name(result), "-"] += 1
+                         errno.errorcode.get(-result, "0"), "-"] += 1
         for place, advice, name, error in (
                 (address + 1, DONTNEED, "DONTNEED", "EINVAL"),
                 (PAGE, DONTNEED, "DONTNEED", "ENOMEM"),
@@ -310,9 +305,9 @@ def do_a_mixture(worker):
     def do(comm, *advices):
         with odd_name(comm.encode()):
             for advice in advices:
+                result = errno.errorcode.get(-madvise(0, 0, advice), "0")
                 rows.append(Row(str(threading.get_native_id()), comm,
-                                names.get(advice, str(advice)),
-                                error_name(madvise(0, 0, advice))))
+                                names.get(advice, str(advice)), result))
     do("main", 0, 1, 4, 14, 20, 99, -1, 98)
     for name in NAMES:
         do(name, RANDOM)

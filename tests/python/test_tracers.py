@@ -115,7 +115,7 @@ def test_bursts(tool, how):
             assert own_rows(table, list(bursts)[-1])
         return table
     with tool:
-        for processes, count in (2, 100000), (2, 100000), (31, 101):
+        for processes, count in (2, 100000), (2, 100000), (11, 101):
             run_bursts(processes, count)
             made = sum(bursts.values())
             wait_until(lambda: len(tool.rows) + tool.lost >= made)
