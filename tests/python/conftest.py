@@ -10,8 +10,6 @@ import pytest
 from common import ATTACHMENTS, PROBES, TRACERS, Tool, kernel_supports
 import signals
 
-_shared = []    # the Tool that the tests of an attachment share
-
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "short: proves most in least time, for "
@@ -22,12 +20,19 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     """Run a test for each tracer of its module, as its fixture says."""
     module = metafunc.module.__name__.replace("test_", "")
-    for fixture, kinds in ("attachment", ATTACHMENTS), ("probe", PROBES):
+    for fixture, kinds in ("tracer", ATTACHMENTS), ("probe", PROBES):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, [
                 sys.intern(tool + "-" + kind)   # pytest compares identities
                 for tool in TRACERS if module in (tool, "tracers")
                 for kind in kinds], indirect=True)
+
+
+@pytest.hookimpl(trylast=True)      # after pytest's own order
+def pytest_collection_modifyitems(items):
+    """Run those with the same shared tool one after another, and last."""
+    items.sort(key=lambda item: item.callspec.params.get("tracer", "")
+               if hasattr(item, "callspec") else "")
 
 
 def require(probe):
@@ -37,10 +42,8 @@ def require(probe):
 
 
 @pytest.fixture(autouse=True)
-def environment(request):
-    """Limit the time of a test. Stop the shared tool if it is not used."""
-    if "tracer" not in request.fixturenames:
-        stop_shared()
+def time_limit():
+    """Fail a test that hangs."""
     signal.signal(signal.SIGALRM,
                   lambda *_: pytest.fail("it took 5 minutes"))
     signal.alarm(300)
@@ -48,35 +51,23 @@ def environment(request):
     signal.alarm(0)
 
 
-def stop_shared():
-    while _shared:
-        tool = _shared.pop()
-        if tool.process.poll() != -signal.SIGKILL:      # by a test
-            assert tool.stop() == 0, tool.stderr
-
-
 @pytest.fixture(scope="session")
-def attachment(request):
-    """Return (tool, how it attaches). Pytest groups tests by it."""
-    yield request.param.split("-")
-    stop_shared()
-
-
-@pytest.fixture
-def tracer(attachment):
+def tracer(request, cgroup2):   # a mount that the tool's own namespace has
     """Return a running tool. Starting one takes 20 s on an emulated CPU."""
-    name, how = attachment
+    name, how = request.param.split("-")
     options, prefix = ATTACHMENTS[how]
     if how != "perf_buffer":    # it takes any probe type
         require("kprobe" if how == "fallback" else how)
-    if not _shared:
-        _shared.append(Tool(name, *options, TRACERS[name].all_columns,
-                            prefix=prefix).start())
+    tool = Tool(name, *options, TRACERS[name].all_columns, prefix=prefix)
+    tool.start()
+    tool.attachment = how
     cpus = os.sched_getaffinity(0)
     if how == "perf_buffer":    # it keeps the order of events of one CPU
         os.sched_setaffinity(0, [min(cpus)])
-    yield _shared[0]
+    yield tool
     os.sched_setaffinity(0, cpus)
+    if tool.process.poll() != -signal.SIGKILL:      # by a test
+        assert tool.stop() == 0, tool.stderr
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def in_histograms(tool):
 def test_sums_are_exact(probe):
     """Ten times with more processes than CPUs, read and printed every 50 ms.
     All add to the same sums in the histograms."""
-    made, count = collections.Counter(), 20011
+    made, count = collections.Counter(), 7001
     with Tool("madvsnoop", *probe, "-SH", *ACTS, "0.001") as tool:
         for _ in range(10):
             processes = [burst("madvsnoop", count)

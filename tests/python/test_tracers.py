@@ -23,8 +23,8 @@ PERF_BUFFER, RING_BUFFER = 4, 27    # enum bpf_map_type
 
 
 @pytest.mark.short
-def test_attached_as_asked(tracer, attachment):
-    _, how = attachment
+def test_attached_as_asked(tracer):
+    how = tracer.attachment
     wait_until(lambda: tracer.stderr.endswith("\n"))
     pattern = {"fallback": "kprobe; no fentry: .+; no tracepoint: .+",
                "perf_buffer": "(fentry|(tracepoint|kprobe); no fentry: .+)"}
