@@ -249,12 +249,11 @@ def kernel_supports(probe, call):
 
 
 @contextlib.contextmanager
-def pinned_map(folder, value_size, key):
-    """Yield the path of a pinned BPF hash with one key, of 8 bytes."""
+def pinned_map(folder, size, key):
+    """Yield the path of a pinned BPF hash of 8-byte keys, which has one."""
     subprocess.check_call(["mount", "-t", "bpf", "none", str(folder)])
     try:
-        bpf = BPF(text=b'BPF_TABLE("hash", u64, u%d, keys, 1024);' % (
-            8 * value_size))
+        bpf = BPF(text=b'BPF_TABLE("hash", u64, u%d, keys, 9);' % (8 * size))
         bpf[b"keys"][ctypes.c_uint64(key)] = bpf[b"keys"].Leaf(1)
         path = "%s/keys" % folder
         assert lib.bpf_obj_pin(bpf[b"keys"].map_fd, path.encode()) == 0

@@ -16,7 +16,7 @@ import pytest
 
 from common import (ATTACHMENTS, COUNT, START_SECONDS, TRACERS, Tool,
                     bpf_programs, burst, fdinfo, mounted, odd_name, own_rows,
-                    pinned_map, started, wait_until)
+                    pinned_map, run, started, wait_until)
 
 each_tool = pytest.mark.parametrize("tool", TRACERS)
 PERF_BUFFER, RING_BUFFER = 4, 27    # enum bpf_map_type
@@ -212,12 +212,11 @@ def test_closed_pipe_ends_it_quietly(tool):
 
 @each_tool
 def test_full_disk(tool):
-    with open("/dev/full", "w") as full:
-        with started(tool, stdout=full, stderr=subprocess.PIPE) as process:
-            assert process.wait(START_SECONDS) == 1
-            assert re.fullmatch(
-                tool + ".py: can't .*write: No space left on device\n",
-                process.stderr.read().decode())
+    done = run(tool, prefix=["sh", "-c", 'exec "$@" > /dev/full', "sh"],
+               timeout=START_SECONDS)
+    assert done.returncode == 1
+    assert re.fullmatch(tool + ".py: can't .*write: No space left on device\n",
+                        done.stderr)
 
 
 @pytest.mark.parametrize("option", [     # see kernels/run
