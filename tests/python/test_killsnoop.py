@@ -10,6 +10,7 @@ import re
 import resource
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -249,8 +250,7 @@ def memory_cgroup(cgroup2, tmp_path_factory):
         if subprocess.call(["mount", "-t", "cgroup", "-o", "memory", "none",
                             top]):
             pytest.skip("no memory cgroup can be had here")
-    group = pathlib.Path(top, "bcc-tool-test-memory")
-    group.mkdir()
+    group = pathlib.Path(tempfile.mkdtemp(dir=top))
     for limit in limits:    # swap may not be accounted for
         if (group / limit).exists():
             (group / limit).write_text(str(16 << 20))

@@ -218,20 +218,22 @@ def in_histograms(tool):
 def test_sums_are_exact(probe):
     """Ten times with more processes than CPUs, read and printed every 50 ms.
     All add to the same sums in the histograms."""
-    made, count = collections.Counter(), 7001
-    with Tool("madvsnoop", *probe, "-SH", *ACTS, "0.001") as tool:
+    made, count, processes = [], 20011, 2 * os.cpu_count() + 1
+
+    def acts(_):
+        return in_child(lambda: [act(number) for number in range(count)])
+    with concurrent.futures.ThreadPoolExecutor(processes) as parents, \
+            Tool("madvsnoop", *probe, "-SH", *ACTS, "0.001") as tool:
         for _ in range(10):
-            processes = [burst("madvsnoop", count)
-                         for _ in range(2 * os.cpu_count() + 1)]
-            for process in processes:
-                assert process.wait(60) == 0
-                made[str(process.pid)] += count
-    counted, total = summed(tool, "PID"), sum(made.values())
+            for pid, status in parents.map(acts, range(processes)):
+                assert status == 0
+                made.append(str(pid))
+    counted = summed(tool, "PID")
     missed = tool.lost + sum(map(int, re.findall(
         r"skipped by the kernel: (\d+);", tool.stderr)))
-    assert not counted - made
-    assert total - missed <= sum(counted.values())
-    assert total - missed <= in_histograms(tool)["RANDOM"] <= total
+    assert in_histograms(tool)["RANDOM"] == sum(counted.values())
+    assert all(counted[pid] <= count for pid in made)
+    assert sum(count - counted[pid] for pid in made) <= missed
 
 
 def test_default_output(pages, other):
