@@ -1,5 +1,6 @@
 """Fixtures for the tests of all tools."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 from common import ATTACHMENTS, PROBES, TRACERS, Tool, kernel_supports
 import signals
+from veth import Network
 
 
 def pytest_configure(config):
@@ -103,3 +105,10 @@ def cgroup(cgroup2):
     os.mkdir(folder)
     yield folder
     os.rmdir(folder)
+
+
+@pytest.fixture
+def network():
+    """Return two interfaces joined by a veth pair: see veth.Network."""
+    with contextlib.ExitStack() as stack:
+        yield Network(stack.callback)

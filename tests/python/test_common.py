@@ -5,11 +5,11 @@ import collections
 import os
 import re
 import shutil
-import sys
 
 import pytest
 
-from common import PYTHON, TRACERS, hide, mounted, run, run_command, tool_path
+from common import (PYTHON, START_SECONDS, TRACERS, hide, mounted, run,
+                    run_command, tool_path)
 
 # always: arguments without which a tool does not start; soon: arguments with
 # which it ends soon.
@@ -34,7 +34,21 @@ TOOLS = {
          "-S 1 1" + 400 * "0", "-S -M", "-H -U", "-Hj", "--nonesuch"],
         (["-p", "181", "-a", "FREE,99", "-n", '"; int'],
          ["#define ONLY_PID 181\n", "advice == 8 || advice == 99",
-          "event->comm[0] == 34 && event->comm[1] == 59"]))}
+          "event->comm[0] == 34 && event->comm[1] == 59"])),
+    "countp": Edges(
+        ["lo", "--other", "drop"], ["0.1", "2"],
+        ["x", "0", "-1", "nan", "1e99", "1 0", "1 x", "1 1 1", "-N -S",
+         "--tcp x", "--udp=", "--other PASS", "-k=", "-k 0x35", "-k 65536",
+         "-k 9-8", "-k 53,", "-k 1)||(1", "-k -1", "-k 53" + 64 * ",53",
+         "--nonesuch"],
+        (["-k", "53-54,src:9"],
+         ["#define ADDRESS { 0, 0, 0, 0, 0, 0 }\n",
+          "(ntohs(((__be16 *)at)[1]) >= 53 && ntohs(((__be16 *)at)[1]) <= 54)"
+          " || (ntohs(((__be16 *)at)[0]) >= 9 "])),
+    "protostats": Edges(
+        ["lo"], ["0.1", "2"],
+        ["x", "0", "-1", "inf", "1 0", "1 -1", "1 x", "1 1 1", "-NS", "-k 1"],
+        ([], ["int protostats(struct xdp_md *ctx)"]))}
 each_tool = pytest.mark.parametrize("tool", TOOLS)
 each_tracer = pytest.mark.parametrize("tool", TRACERS)
 
@@ -48,9 +62,9 @@ def check_refusal(done, *words, status=1):
         assert word in done.stderr
 
 
-def check_works(done):
+def check_runs(done):
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert re.fullmatch("(lo, .*generic mode.*\n)?", done.stderr)
     assert re.search(r"(?m)^(TIME|PID) +\w", done.stdout)
 
 
@@ -78,7 +92,7 @@ def test_standalone(tool, standalone):
     headers = ["BCC_KERNEL_SOURCE=" + os.environ["BCC_KERNEL_SOURCE"]
                ] if "BCC_KERNEL_SOURCE" in os.environ else []
     python = [PYTHON, "-I"] if "-" in standalone.name else []
-    check_works(standalone(*TOOLS[tool].soon, prefix=python, env=headers))
+    check_runs(standalone(*TOOLS[tool].soon, prefix=python, env=headers))
 
 
 @each_tool
@@ -112,8 +126,8 @@ def test_no_headers(tool):
 @each_tool
 def test_nowhere_to_write(tool):
     """No folder for temporary files, as on a full or broken disk."""
-    check_works(run(tool, *TOOLS[tool].always, *TOOLS[tool].soon, cwd="/proc",
-                    prefix=mounted(
+    check_runs(run(tool, *TOOLS[tool].always, *TOOLS[tool].soon, cwd="/proc",
+                    prefix=["unshare", "--net"] + mounted(
         "for folder in /tmp /var/tmp /usr/tmp; do [ ! -d $folder ] || { mount "
         "--bind $folder $folder; mount -o remount,ro,bind $folder; }; done")))
 
@@ -135,6 +149,15 @@ def test_ebpf(tool):
         assert word in done.stdout
 
 
+@each_tool
+def test_full_disk(tool):
+    done = run(tool, *TOOLS[tool].always, timeout=START_SECONDS, prefix=[
+        "unshare", "--net", "sh", "-c", 'exec "$@" > /dev/full', "sh"])
+    assert done.returncode == 1
+    assert re.search("(?m)^%s.py: can't .*write: No space left on device\n$" %
+                     tool, done.stderr)
+
+
 @each_tracer
 def test_no_tracefs(tool):
     done = run(tool, "--probe", "tracepoint", prefix=hide(
@@ -150,7 +173,7 @@ def test_no_debugfs(tool):
     if done.returncode:
         check_refusal(done, "mount -t debugfs")
     else:
-        check_works(done)
+        check_runs(done)
 
 
 @each_tracer

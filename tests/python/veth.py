@@ -1,9 +1,10 @@
 """Two network namespaces joined by a veth pair, raw frames between them, and
-XDP programs by bpf(2)."""
+XDP programs on them."""
 
 import contextlib
 import ctypes
 import errno
+import functools
 import itertools
 import json
 import os
@@ -12,101 +13,78 @@ import struct
 import subprocess
 import time
 
-from frames import RECEIVER, SENDER
-from toolrun import Tool, bpf
+from bcc.libbcc import lib
 
-CLONE_NEWNET = 0x40000000       # linux/sched.h
+from common import Tool, run
+
+SENDER, RECEIVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 MODES = {"native": 4, "generic": 2}     # XDP_FLAGS_* of linux/if_link.h
+ATTACHED = {"native": 1, "generic": 2}  # XDP_ATTACHED_* there
 numbers = itertools.count()
+libc = ctypes.CDLL(None, use_errno=True)
+# Later versions of BCC declare it with a structure of their own.
+test_run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(
+    ("bpf_prog_test_run_opts", lib))
 
 
 @contextlib.contextmanager
 def inside(namespace):
-    """This thread is in a network namespace, by name. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def enter(path):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            if libc.setns(fd, CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        finally:
-            os.close(fd)
-
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        enter("/run/netns/" + namespace)
+    """Have this thread in a network namespace within the block."""
+    CLONE_NEWNET = 0x40000000       # linux/sched.h
+    with open("/proc/thread-self/ns/net") as home, \
+            open("/run/netns/" + namespace) as other:
+        assert libc.setns(other.fileno(), CLONE_NEWNET) == 0
         try:
             yield
         finally:
-            enter("/proc/self/fd/%d" % home)
-    finally:
-        os.close(home)
-
-
-def ip(*args, **popen):
-    """ip(8). Returns what it prints; raises CalledProcessError."""
-    return subprocess.check_output(["ip"] + [str(a) for a in args],
-                                   universal_newlines=True, **popen)
+            assert libc.setns(home.fileno(), CLONE_NEWNET) == 0
 
 
 class Port:
-    """An interface in a namespace, with what can be done there."""
+    """An interface in a namespace."""
 
     def __init__(self, namespace, name):
         self.namespace, self.name = namespace, name
-        self.prefix = ["ip", "netns", "exec", namespace]
+        self.prefix = ["nsenter", "--net=/run/netns/" + namespace]
 
     def ip(self, *args):
-        return ip("-n", self.namespace, *args)
+        """Run ip(8). Return what it prints."""
+        return subprocess.check_output(["ip", "-n", self.namespace, *args])
 
     def popen(self, *command, **popen):
         return subprocess.Popen(self.prefix + list(command), **popen)
 
-    def tool(self, name, *args, **popen):
-        """A Tool on this interface."""
-        return Tool(name, *(list(args) + [self.name]), prefix=self.prefix,
-                    **popen)
+    def run(self, tool, *args, prefix=()):
+        """Run a tool that ends by itself. Return its CompletedProcess."""
+        return run(tool, self.name, *args, prefix=[*self.prefix, *prefix])
 
-    @property
-    def index(self):
-        with inside(self.namespace):
-            return socket.if_nametoindex(self.name)
+    def tool(self, name, *args, **popen):
+        """Return a Tool on this interface, to be started."""
+        return Tool(name, self.name, *args, prefix=self.prefix, **popen)
+
+    def link(self, *options):
+        """Return what ip(8) shows of the interface."""
+        shown = json.loads(self.ip("-j", *options, "link", "show", "dev",
+                                   self.name))
+        return [link for link in shown if link][0]
 
     def xdp(self):
-        """As ip(8) sees it: {program ID: mode}, with modes as in linux/
-        if_link.h's XDP_ATTACHED_*: 1 native, 2 generic."""
-        shown = json.loads(self.ip("-j", "link", "show", "dev", self.name))
-        xdp = [link for link in shown if link][0].get("xdp")
-        if not xdp:
-            return {}
+        """Return {program ID: mode, a value of ATTACHED}."""
+        xdp = self.link().get("xdp")
         return {one["prog"]["id"]: one["mode"]
-                for one in xdp.get("attached", [xdp])}
-
-    def sent(self):
-        """Packets that the kernel counts as sent by this interface."""
-        shown = json.loads(self.ip("-j", "-s", "link", "show", "dev",
-                                   self.name))
-        return [link for link in shown if link][0]["stats64"]["tx"]["packets"]
-
-    def wire(self):
-        return Wire(self)
+                for one in xdp.get("attached", [xdp])} if xdp else {}
 
 
 class Wire:
     """A packet socket on an interface, for whole frames."""
 
-    SOL_PACKET, PACKET_AUXDATA, SO_RCVBUFFORCE = 263, 8, 33
-    OUTGOING = 4                # PACKET_OUTGOING of linux/if_packet.h
-
     def __init__(self, port):
+        ETH_P_ALL, SO_RCVBUFFORCE, SOL_PACKET, PACKET_AUXDATA = 3, 33, 263, 8
         with inside(port.namespace):
-            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW,
-                                        socket.htons(3))    # ETH_P_ALL
-            self.socket.bind((port.name, 3))
-        self.socket.setsockopt(socket.SOL_SOCKET, self.SO_RCVBUFFORCE,
-                               64 << 20)
-        self.socket.setsockopt(self.SOL_PACKET, self.PACKET_AUXDATA, 1)
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            self.socket.bind((port.name, ETH_P_ALL))
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self.socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self.socket.settimeout(0.5)
 
     def __enter__(self):
@@ -116,7 +94,7 @@ class Wire:
         self.socket.close()
 
     def send(self, *frames):
-        """Each for sure: where veth's ring is full, again. Raises OSError."""
+        """Send all. Try again while veth's ring is full."""
         for frame in frames:
             while True:
                 try:
@@ -126,139 +104,97 @@ class Wire:
                     if e.errno != errno.ENOBUFS:
                         raise
                 time.sleep(0.001)
+        time.sleep(0.2)     # the kernel receives them a little later
 
-    def wait_for_silence(self, seconds):
-        """Until nothing came or went for so long; drops what did."""
-        self.socket.settimeout(seconds)
-        self.seen()
-        self.socket.settimeout(0.5)
-
-    def seen(self, outgoing=False):
-        """The frames that came in, or went out, until none comes for 0.5 s,
-        each with the VLAN tag that the kernel takes off (struct
-        tpacket_auxdata: tp_vlan_tci at 16, tp_vlan_tpid at 18)."""
+    def seen(self):
+        """Return the frames that came in, until none comes for 0.5 s, each
+        with the VLAN tag that the kernel takes off (struct tpacket_auxdata:
+        tp_vlan_tci at 16, tp_vlan_tpid at 18)."""
+        PACKET_OUTGOING, TP_STATUS_VLAN_VALID = 4, 16   # linux/if_packet.h
         frames = []
-        while True:
-            try:
-                frame, extra, _, address = self.socket.recvmsg(1 << 17, 256)
-            except socket.timeout:
-                return frames
-            if (address[2] == self.OUTGOING) != outgoing:
-                continue
-            status, tci, kind = struct.unpack_from("=I12xHH", extra[0][2])
-            if status & 16:         # TP_STATUS_VLAN_VALID
-                frame = b"".join((frame[:12], struct.pack("!HH", kind, tci),
-                                  frame[12:]))
-            frames.append(frame)
+        with contextlib.suppress(socket.timeout):
+            while True:
+                frame, extra, _, source = self.socket.recvmsg(1 << 17, 256)
+                status, tci, kind = struct.unpack_from("=I12xHH", extra[0][2])
+                if status & TP_STATUS_VLAN_VALID:
+                    tag = struct.pack("!HH", kind, tci)
+                    frame = frame[:12] + tag + frame[12:]
+                if source[2] != PACKET_OUTGOING:
+                    frames.append(frame)
+        return frames
 
 
 class Network:
-    """Two Ports, near and far. add_cleanup is a test case's addCleanup or the
-    like, and is given what removes them.
+    """Two Ports, near and far. cleanup(function, argument) gets what removes
+    them. Without addresses, the kernel sends no packet of its own."""
 
-    They have addresses 10.9.0.2 and .1, fd00:9::2 and ::1 for the kinds of IP
-    that are asked for. Without these, the kernel sends no packet of its own.
-    """
-
-    def __init__(self, add_cleanup, kinds=(), mtu=1500):
+    def __init__(self, cleanup):
         number = "%d-%d" % (os.getpid(), next(numbers))
         self.near = Port("bcc-near-" + number, "near0")
         self.far = Port("bcc-far-" + number, "far0")
         for port in self.near, self.far:
-            ip("netns", "add", port.namespace)
-            add_cleanup(ip, "netns", "del", port.namespace)
-            with inside(port.namespace):
-                for name, value in (("router_solicitations", 0),
-                                    ("disable_ipv6", "v6" not in kinds)):
-                    with open("/proc/sys/net/ipv6/conf/default/" + name,
-                              "w") as f:
-                        f.write("%d" % value)
-        self.near.ip("link", "add", "near0", "address", RECEIVER, "mtu", mtu,
-                     "type", "veth", "peer", "name", "far0", "address", SENDER,
-                     "mtu", mtu, "netns", self.far.namespace)
-        for port, last in (self.near, 2), (self.far, 1):
-            if "v4" in kinds:
-                port.ip("addr", "add", "10.9.0.%d/24" % last, "dev", port.name)
-            if "v6" in kinds:
-                port.ip("addr", "add", "fd00:9::%d/64" % last, "dev",
-                        port.name, "nodad")
+            subprocess.check_call(["ip", "netns", "add", port.namespace])
+            cleanup(subprocess.check_call, [
+                "ip", "netns", "del", port.namespace])
+            with inside(port.namespace), open(
+                    "/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as f:
+                f.write("1")
+        self.near.ip("link", "add", "near0", "address", RECEIVER, "type",
+                     "veth", "peer", "name", "far0", "address", SENDER,
+                     "netns", self.far.namespace)
+        for port in self.near, self.far:
             port.ip("link", "set", "lo", "up")
             port.ip("link", "set", port.name, "up")
 
 
-def load_xdp(name, *insns):
-    """An XDP program's descriptor, from (code, registers, offset, immediate)
-    for each instruction. BPF_PROG_LOAD is 5, BPF_PROG_TYPE_XDP 6; prog_name is
-    at 48 in union bpf_attr."""
-    code = b"".join(struct.pack("=BBhi", *insn) for insn in insns)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    text = ctypes.create_string_buffer(b"GPL")
-    attr = ctypes.create_string_buffer(128)
-    struct.pack_into("=IIQQ", attr, 0, 6, len(insns), ctypes.addressof(buffer),
-                     ctypes.addressof(text))
-    struct.pack_into("16s", attr, 48, name.encode())
-    return bpf(5, attr)
-
-
+@functools.lru_cache(None)
 def pass_program():
-    """A descriptor of a program "foreign" that passes all: r0 = 2; exit."""
-    return load_xdp("foreign", (0xb7, 0, 0, 2), (0x95, 0, 0, 0))
+    """Return a descriptor of an XDP program that has no BTF."""
+    BPF_PROG_TYPE_XDP = 6
+    code = struct.pack("=BBhiBBhi", 0xb7, 0, 0, 2,      # r0 = XDP_PASS
+                       0x95, 0, 0, 0)                   # exit
+    fd = lib.bcc_prog_load(BPF_PROG_TYPE_XDP, b"foreign", code, len(code),
+                           b"GPL", 0, 0, None, 0)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    return fd
 
 
-def descriptor(number):
-    """Of a loaded program. BPF_PROG_GET_FD_BY_ID is 13."""
-    attr = ctypes.create_string_buffer(128)
-    struct.pack_into("=I", attr, 0, number)
-    return bpf(13, attr)
+@contextlib.contextmanager
+def linked(program, port, mode="native"):
+    """Have a program attached by a bpf_link within the block: yield that."""
+    BPF_XDP = 37
+    with inside(port.namespace):    # struct bpf_link_create_opts: sz, flags
+        link = lib.bpf_link_create(
+            program, socket.if_nametoindex(port.name), BPF_XDP, struct.pack(
+                "NI0N", struct.calcsize("NI0N"), MODES[mode]))
+    with open(link, "rb", 0) as file:
+        yield file
 
 
-def exit_refusal(fd):
-    """Why the kernel takes no program at the exit of an XDP program that has
-    BTF, or None if it does; asked by the least one: r0 = 0; exit. Its type is
-    26 (TRACING), expected_attach_type (25, FEXIT) is at 68, attach_btf_id at
-    108, attach_prog_fd at 112. That BTF ID is in the second half of struct
-    bpf_func_info, for which struct bpf_prog_info has its size at 132, where it
-    shall go at 136 and how many at 144."""
-    function, info, attr, license = map(ctypes.create_string_buffer, (
-        8, 256, 128, b"GPL"))
-    struct.pack_into("=IQI", info, 132, 8, ctypes.addressof(function), 1)
-    struct.pack_into("=IIQ", attr, 0, fd, len(info), ctypes.addressof(info))
-    bpf(15, attr)       # BPF_OBJ_GET_INFO_BY_FD
-    code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xb7, 0, 0, 0,
-                                                   0x95, 0, 0, 0))
-    struct.pack_into("=IIQQ44xI36xII", attr, 0, 26, 2, ctypes.addressof(code),
-                     ctypes.addressof(license), 25,
-                     struct.unpack_from("=4xI", function)[0], fd)
-    try:
-        os.close(bpf(5, attr))      # BPF_PROG_LOAD
-    except OSError as e:
-        return e.strerror
-
-
-def link_program(fd, port, mode):
-    """Attach a program by a bpf_link, which is returned as a descriptor.
-    BPF_LINK_CREATE is 28, attach type BPF_XDP 37."""
-    attr = ctypes.create_string_buffer(128)
-    struct.pack_into("=IIII", attr, 0, fd, port.index, 37, MODES[mode])
+def set_by_netlink(program, port, mode="native"):
+    """Attach a program in place of what is there, or -1 for none."""
     with inside(port.namespace):
-        return bpf(28, attr)
+        assert lib.bpf_attach_xdp(port.name.encode(), program,
+                                  MODES[mode]) == 0
 
 
-def attach_foreign(case, port, mode="native"):
-    """A pass_program() by a link that is closed after the test case."""
-    program = pass_program()
-    case.addCleanup(os.close, link_program(program, port, mode))
-    os.close(program)
+@contextlib.contextmanager
+def netlinked(program, port, mode="native"):
+    """Have a program attached by netlink within the block."""
+    set_by_netlink(program, port, mode)
+    yield
+    set_by_netlink(-1, port, mode)
 
 
-def run_program(fd, frame):
-    """What an XDP program returns for a frame, and the frame as it leaves.
-    BPF_PROG_TEST_RUN is 10."""
+def run_program(program, frame):
+    """Return an XDP program's verdict for a frame, and the frame after it."""
     given = ctypes.create_string_buffer(frame, len(frame))
     taken = ctypes.create_string_buffer(len(frame) + 256)
-    attr = ctypes.create_string_buffer(128)
-    struct.pack_into("=IIIIQQ", attr, 0, fd, 0, len(frame), len(taken),
-                     ctypes.addressof(given), ctypes.addressof(taken))
-    bpf(10, attr)
-    verdict, size = struct.unpack_from("=I4xI", attr, 4)
+    # struct bpf_test_run_opts: sz, data_in, data_out, data_size_in,
+    # data_size_out at 28, ..., retval at 56
+    options = ctypes.create_string_buffer(struct.pack(
+        "N2P2I40x", 72, ctypes.addressof(given), ctypes.addressof(taken),
+        len(frame), len(taken)), 72)
+    assert test_run(program, options) == 0
+    size, verdict = struct.unpack_from("I24xI", options, 28)
     return verdict, taken.raw[:size]

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
-"""Packets of known numbers between two hosts, in about five seconds.
+"""Send known numbers of packets from one host to another, in five seconds.
 
 USAGE: packets.py receive ADDRESS
-       packets.py send ADDRESS
+       packets.py send ADDRESS [SECONDS]
 
-Sends 23 pings, 2,300 UDP datagrams and, by TCP, 23 MB to who receives: a
-23rd of each, a short rest, and so on. As root, for the pings.
+send sends 23 pings, 2,300 UDP datagrams and, by TCP, 23 MB in 23 rounds, with
+a pause of SECONDS (default: 0.2) after each. It requires root, for the pings.
 """
 
 import socket
@@ -18,7 +18,7 @@ MEGABYTE = bytes(1000000)
 
 
 def receive(address):
-    """Take what comes by TCP until the sender closes; nobody reads UDP."""
+    """Receive by TCP until the sender closes. Nothing reads the datagrams."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, PORT))
@@ -29,7 +29,7 @@ def receive(address):
 
 
 def connect(address):
-    """The receiver may not be there yet: try for 10 s. Raises OSError."""
+    """Return a TCP socket. Try for 10 s, as the receiver may start later."""
     end = time.monotonic() + 10
     while True:
         try:
@@ -41,15 +41,14 @@ def connect(address):
 
 
 def echo_request(number):
-    """An ICMP echo request (RFC 792), with its checksum (RFC 1071)."""
+    """Return an ICMP echo request (RFC 792) with its checksum (RFC 1071)."""
     words = struct.pack("!BBHHH", 8, 0, 0, 23, number) + b"countp  " * 7
     total = sum(struct.unpack("!%dH" % (len(words) // 2), words))
     checksum = ~(total + (total >> 16)) & 0xffff
     return words[:2] + struct.pack("!H", checksum) + words[4:]
 
 
-def send(address):
-    """Send all. Returns nothing; raises OSError."""
+def send(address, seconds=0.2):
     with connect(address) as stream, socket.socket(
             socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket(
             socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as pings:
@@ -58,10 +57,11 @@ def send(address):
             for _ in range(100):
                 datagrams.sendto(b"x" * 100, (address, PORT))
             pings.sendto(echo_request(number), (address, 0))
-            time.sleep(0.2)
+            time.sleep(float(seconds))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("receive", "send"):
+    commands = {"receive": receive, "send": send}
+    if len(sys.argv) < 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)
-    {"receive": receive, "send": send}[sys.argv[1]](sys.argv[2])
+    commands[sys.argv[1]](*sys.argv[2:])

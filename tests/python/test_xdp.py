@@ -1,0 +1,378 @@
+"""What both XDP tools must do: parse, count, attach, and leave nothing."""
+
+import collections
+import csv
+import ctypes
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+
+from bcc.libbcc import lib
+from bcc.utils import get_possible_cpus
+import pytest
+
+from common import (COUNT, PYTHON, bpf_programs, fdinfo, run, tool_path,
+                    wait_until)
+from frames import ACTIONS, MADE, OPTIONS, class_of, classify, sent_back
+import packets
+from test_common import check_refusal
+from veth import (ATTACHED, Port, Wire, inside, linked, netlinked,
+                  pass_program, run_program)
+
+TOOLS, OPTION = list(ACTIONS), {"native": "-N", "generic": "-S"}
+each_tool = pytest.mark.parametrize("tool", TOOLS)
+each_mode = pytest.mark.parametrize("tool, mode", [
+    (tool, mode) for mode in OPTION for tool in TOOLS])
+TCP, UDP = MADE["TCP, v4"][0], MADE["UDP, v4"][0]
+
+
+def table_at_end(tool):
+    """Return the rows of the table at the end, titles first, as lists."""
+    lines = tool.lines() + tool.stderr.splitlines()     # there with -j
+    start = next(i for i, line in enumerate(lines) if line[:6] == "CLASS ")
+    rows = [line.split() for line in lines[start:]]
+    return [row for row in rows if len(row) == len(rows[0])]
+
+
+def totals(tool):
+    """Return {class or "total": (packets, bytes)} of the table at the end."""
+    titles, *rows = table_at_end(tool)
+    if "PACKETS" in titles:
+        return {row[0]: (int(row[1]), int(row[2])) for row in rows}
+    # protostats: CLASS, BYTES, and packets by action
+    return {row[0].replace("all", "total"): (
+        sum(map(int, row[2:])), int(row[1])) for row in rows}
+
+
+def wait_for_rows(tool, number=1):
+    """Wait for as many more rows."""
+    number += len(tool.rows)
+    wait_until(lambda: len(tool.rows) >= number)
+
+
+def counts_map(tool):
+    """Return a descriptor of the map in which a running tool counts, and a
+    value of it: packets and bytes for each CPU."""
+    pid = tool.process.pid
+    _, number = max(zip(fdinfo(pid, "max_entries"), fdinfo(pid, "map_id")))
+    return (lib.bpf_map_get_fd_by_id(number),
+            (ctypes.c_uint64 * (2 * len(get_possible_cpus())))())
+
+
+def check_parser(tool, port, actions, frames):
+    """Run a port's program on frames. Check what it returns, what it leaves of
+    them, and how many of which class a running tool counts: class by class.
+    """
+    verdicts = {"drop": 1, "pass": 2, "tx": 3}      # enum xdp_action
+    counts, value = counts_map(tool)
+    program = lib.bpf_prog_get_fd_by_id(*port.xdp())
+    by_class = collections.defaultdict(list)
+    for frame in frames:
+        by_class[classify(tool.name, frame)].append(frame)
+    assert set(by_class) == set(actions)
+
+    def counted():
+        sums, key = [[0, 0] for _ in actions], ctypes.c_uint32()
+        while lib.bpf_lookup_elem(counts, ctypes.byref(key), value) == 0:
+            row = sums[key.value % len(actions)]
+            row[0] += sum(value[::2])
+            row[1] += sum(value[1::2])
+            key.value += 1
+        return sums
+    for i, (name, action) in enumerate(actions.items()):
+        expected = counted()
+        expected[i][0] += len(by_class[name])
+        expected[i][1] += sum(map(len, by_class[name]))
+        with inside(port.namespace):    # frames come in at lo there
+            for frame in by_class[name]:
+                after = sent_back(frame) if action == "tx" else frame
+                assert run_program(program, frame) == (
+                    verdicts[action], after), (name, frame.hex())
+        assert counted() == expected, name
+    os.close(program)
+    os.close(counts)
+
+
+@each_tool
+def test_reader(tool):
+    """The plain reading that other tests trust, against what is known."""
+    for name, (frame, kind) in MADE.items():
+        assert classify(tool, frame) == class_of(tool, kind), name
+
+
+@pytest.mark.short
+@each_mode
+def test_counts(tool, mode, network):
+    """Known frames of each kind: counted, and passed, dropped or sent back."""
+    frames, arrive, come_back = [], [], []
+    expected = {name: (0, 0) for name in ACTIONS[tool]}
+    for name, (frame, kind) in MADE.items():
+        kind = class_of(tool, kind)
+        frames += [frame] * COUNT
+        number, size = expected[kind]
+        expected[kind] = number + COUNT, size + COUNT * len(frame)
+        if name == "cut, tag":      # the kernel shows it to nobody
+            continue
+        if ACTIONS[tool][kind] == "pass":
+            arrive += [frame] * COUNT
+        elif ACTIONS[tool][kind] == "tx":
+            come_back += [sent_back(frame)] * COUNT
+    with linked(pass_program(), network.far), Wire(network.far) as far, \
+            Wire(network.near) as near:
+        with network.near.tool(tool, OPTION[mode], *OPTIONS[tool]) as running:
+            assert list(network.near.xdp().values()) == [ATTACHED[mode]]
+            far.send(*frames)
+        assert near.seen() == arrive
+        assert far.seen() == come_back
+    found = totals(running)
+    assert {name: found[name] for name in expected} == expected
+    assert network.near.xdp() == {}
+
+
+@each_mode
+def test_real_traffic(tool, mode, network):
+    """The workload of examples/demo."""
+    workload, near, far = [PYTHON, packets.__file__], network.near, network.far
+    near.ip("addr", "add", "10.9.0.2/24", "dev", "near0")
+    far.ip("addr", "add", "10.9.0.1/24", "dev", "far0")
+    with linked(pass_program(), far), near.tool(tool, OPTION[mode]) as running:
+        receiver = near.popen(*workload, "receive", "10.9.0.2")
+        sender = far.popen(*workload, "send", "10.9.0.2", "0")
+        assert sender.wait(60) == receiver.wait(60) == 0
+    found = totals(running)
+    assert found["UDP"] == (100 * COUNT, 100 * COUNT * (100 + 42))
+    assert found["other" if tool == "countp" else "ping"][0] == COUNT
+    assert found["TCP"][1] > COUNT * len(packets.MEGABYTE)
+    assert found["total"][0] == far.link("-s")["stats64"]["tx"]["packets"]
+
+
+@each_mode
+def test_rates(tool, mode, network):
+    """From all CPUs at once; in native mode packets, in generic mode bits. Of
+    4 packets 3 are UDP."""
+    cpus, bits = os.sched_getaffinity(0), mode == "generic"
+
+    def send(cpu):
+        os.sched_setaffinity(0, [cpu])      # of this thread
+        with Wire(network.far) as far:
+            far.send(*[UDP, UDP, UDP, TCP] * 5003)
+    with network.near.tool(tool, OPTION[mode], "-jb" if bits else "-j",
+                           "0.5") as running:
+        threads = [threading.Thread(target=send, args=(cpu,)) for cpu in cpus]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_for_rows(running, 2)
+    number = 3 * 5003 * len(cpus)
+    assert totals(running)["UDP"] == (number, number * len(UDP))
+    column = "UDP" if tool == "protostats" else (
+        "DROPbit/s" if bits else "DROP/s")
+    rows = list(csv.DictReader(running.lines()))
+    rates = [float(row[column]) for row in rows]
+    assert min(rates) >= 0
+    assert 0.5 * sum(rates) == pytest.approx(
+        number * (8 * len(UDP) if bits else 1), rel=0.15)
+    percent = "75.0" if tool == "countp" else "0.0"
+    assert rows[rates.index(max(rates))]["DROP%"] == percent
+    if tool == "countp":
+        assert ["drop", str(number), str(number * len(UDP)), percent] in (
+            table_at_end(running))
+
+
+@each_tool
+def test_signals(tool, network):
+    """nohup(1), Ctrl-Z and fg, SIGTERM."""
+    with Wire(network.far) as far:
+        running = network.near.tool(
+            tool, "0.3", preexec_fn=lambda: signal.signal(
+                signal.SIGHUP, signal.SIG_IGN)).start()
+        running.send(signal.SIGHUP)
+        wait_for_rows(running)
+        running.send(signal.SIGSTOP)
+        rows = len(running.rows)
+        far.send(*[TCP] * COUNT)
+        time.sleep(2)
+        running.send(signal.SIGCONT)
+        wait_for_rows(running, 2)
+        assert running.stop(signal.SIGTERM) == 0
+    assert running.rows.index("") - rows < 6    # none for while it was stopped
+    assert totals(running)["TCP"][0] == COUNT
+    # Over more than 2 s, not over the interval.
+    rates = [float(row.get("TCP") or row["PASS/s"])
+             for row in running.table()[:running.rows.index("")]]
+    assert 0 < max(rates) < COUNT / 2 + 1
+
+
+@pytest.mark.parametrize("tool, mode", [
+    pytest.param(tool, mode, marks=[pytest.mark.short] * (mode == "native"))
+    for mode in OPTION for tool in TOOLS])
+def test_sigkill(tool, mode, network):
+    running = network.near.tool(tool, OPTION[mode]).start()
+    programs = set(network.near.xdp())
+    assert len(programs) == 1 and programs <= bpf_programs()
+    running.process.kill()
+    running.process.wait()
+    wait_until(lambda: not programs & bpf_programs())
+    assert network.near.xdp() == {}
+
+
+@each_tool
+def test_killed_100_times(tool, network):
+    """By SIGKILL, two at a time, also while they start."""
+    programs, ports = set(), [network.near, network.far]
+    for attempt in range(50):
+        processes = [port.popen(PYTHON, tool_path(tool), port.name,
+                                stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL) for port in ports]
+        if attempt % 10 == 0:
+            time.sleep(attempt / 100)
+        for port, process in zip(ports, processes):
+            if attempt % 10:
+                process.stdout.readline()       # attached
+                programs.update(port.xdp())
+            process.kill()
+            process.communicate()
+    assert len(programs) == 90
+    wait_until(lambda: not programs & bpf_programs())
+    assert not any(port.xdp() for port in ports)
+
+
+BUSY = {"countp": "has an XDP program already: see ip link show dev near0\n",
+        "protostats": "it has no BTF" if hasattr(lib, "bpf_xdp_query_id") else
+                      "libbpf 0.7 can watch it\n"}
+
+
+@each_tool
+@pytest.mark.parametrize("mode, attached, options", [
+    ("native", linked, []), ("native", netlinked, ["-N"]),
+    ("generic", linked, ["-N"]), ("generic", netlinked, ["-S"])])
+def test_busy(tool, mode, attached, options, network):
+    """Another's program is there, and stays."""
+    with attached(pass_program(), network.near, mode):
+        before = network.near.xdp()
+        assert list(before.values()) == [ATTACHED[mode]]
+        check_refusal(network.near.run(tool, *options), BUSY[tool])
+        assert network.near.xdp() == before
+
+
+@each_tool
+@pytest.mark.parametrize("option, change", [
+    ("-N", ["del", "near1"]), ("-S", ["set", "near1", "netns", "1"])])
+def test_interface_goes(tool, option, change, network):
+    """It is renamed, which does not matter, and then removed, or moved to
+    another namespace. Idle, the tool costs 2% of a CPU at most."""
+    with Wire(network.far) as far:
+        running = network.near.tool(tool, option, "999999999").start()
+        far.send(*[TCP] * COUNT)
+    clock = ~running.process.pid << 3 | 2   # clock_getcpuclockid(3)
+    before = time.clock_gettime(clock)
+    network.near.ip("link", "set", "near0", "down")
+    network.near.ip("link", "set", "near0", "name", "near1")
+    time.sleep(1)
+    assert time.clock_gettime(clock) - before < 0.02
+    network.near.ip("link", *change)
+    assert running.process.wait(5) == 1
+    assert "near0 is gone" in running.stderr.splitlines()[1]
+    assert running.stderr.count("\n") == 2
+    assert totals(running)["TCP"][0] == COUNT
+
+
+@each_tool
+def test_loopback(tool, network):
+    """It has no native mode: generic mode is used, unless -N forbids that."""
+    lo = Port(network.near.namespace, "lo")
+    options = ["--other", "drop"] if tool == "countp" else []
+    with lo.tool(tool, *options) as running:
+        assert list(lo.xdp().values()) == [ATTACHED["generic"]]
+        ping = lo.popen("ping", "-c", str(COUNT), "-i", "0.01", "-W", "1",
+                        "127.0.0.1", stdout=subprocess.DEVNULL)
+        answered = ping.wait(60) == 0
+    assert answered == (tool == "protostats")
+    assert totals(running)["total"][0] == COUNT * (1 + answered)
+    title = "lo, no native mode (Operation not supported)"
+    assert running.stderr.startswith(title + ", generic mode")
+    assert title + ", generic mode, " in "".join(running.rows)
+    check_refusal(lo.run(tool, "-N", *options), title)
+
+
+@each_tool
+def test_interval_and_count(tool, network):
+    done = run(tool, "-dev", "near0", "0.5", "3", prefix=network.near.prefix)
+    assert done.returncode == 0, done.stderr
+    rows, end = done.stdout.split("\n\n")
+    assert rows.count("\n") == 3
+    assert 1.5 <= float(re.match(r"near0, native mode, (.*) s:", end)[1]) < 5
+
+
+@each_tool
+def test_second_signal_ends_it_at_once(tool, network):
+    """While nobody reads what it writes."""
+    F_SETPIPE_SZ = 1031
+    process = network.near.popen(PYTHON, tool_path(tool), "near0", "0.01",
+                                 stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL)
+    fcntl.fcntl(process.stdout, F_SETPIPE_SZ, 4096)
+    process.stdout.readline()
+    time.sleep(2)       # the pipe is full
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == -signal.SIGTERM
+    process.stdout.close()
+
+
+@each_tool
+def test_closed_pipe_ends_it_quietly(tool, network):
+    """Also when no row follows that would be written."""
+    process = network.near.popen(PYTHON, tool_path(tool), "near0", "100",
+                                 stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(5) == 0
+    assert process.stderr.read().count(b"\n") == 1     # how it attached
+
+
+def replaced(function, result):
+    """Return a command prefix: a function of BCC's library is replaced."""
+    return [PYTHON, "-c", "import runpy, sys\n"
+            "from bcc.libbcc import lib\n"
+            "real = lib.%s\n"
+            "lib.%s = lambda *args: %s\n"
+            "sys.argv = sys.argv[2:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')" % (
+                function, function, result)]
+
+
+@each_tool
+@pytest.mark.parametrize("prefix, message", [
+    (replaced("bpf_link_create", "-1"), "requires Linux 5.9"),
+    (replaced("bpf_module_create_c_from_string", "real(b'bad', *args[1:])"),
+     "no BPF program: /virtual/main.c:1:1: error: "),
+    (["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
+     "Operation not permitted")], ids=["kernel", "compiler", "capabilities"])
+def test_refusals(tool, prefix, message, network):
+    check_refusal(network.near.run(tool, prefix=prefix), message)
+
+
+@each_tool
+def test_no_ethernet(tool, network):
+    tun = Port(network.near.namespace, "tun0")
+    try:
+        tun.ip("tuntap", "add", "mode", "tun", "name", "tun0")
+    except subprocess.CalledProcessError:
+        pytest.skip("no tun interfaces on this kernel")
+    check_refusal(tun.run(tool), "tun0 has no Ethernet frames")
+
+
+@each_tool
+def test_no_interface(tool):
+    for name in "nosuch0", "", "a" * 99, "no\x7fsuch", "%s", '"; x':
+        check_refusal(run(tool, "--", name), "no network interface")
+    check_refusal(run(tool, "-dev"), "usage: ", "interface", status=2)
