@@ -32,7 +32,6 @@ def test_parser(policy, network):
         actions)
 
 
-@pytest.mark.short
 @pytest.mark.parametrize("tool, mode", [("countp", "native")])
 def test_flood_from_port_53(tool, mode, network):
     """A sender chooses its source port: -k 53 keeps what is sent to 53."""

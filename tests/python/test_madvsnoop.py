@@ -214,7 +214,6 @@ def in_histograms(tool):
     return calls
 
 
-@pytest.mark.short
 def test_sums_are_exact(probe):
     """Ten times with more processes than CPUs, read and printed every 50 ms.
     All add to the same sums in the histograms."""

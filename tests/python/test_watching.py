@@ -174,7 +174,6 @@ def check_filter(network, title):
             "DROP": str(2 * COUNT), "PASS": str(6 * COUNT)}
 
 
-@pytest.mark.short
 def test_dispatcher_with_two_programs(network, filtered):
     do(filtered, "xdp-loader load -m native near0 "
        "/usr/lib/%s-linux-gnu/bpf/xdpfilt_alw_eth.o" % os.uname().machine)
@@ -183,8 +182,8 @@ def test_dispatcher_with_two_programs(network, filtered):
                  list(filtered.xdp())[0])
 
 
-@pytest.mark.short
-@pytest.mark.parametrize("seconds", [0, 6])
+@pytest.mark.parametrize("seconds", [
+    pytest.param(0, marks=pytest.mark.short), 6])
 def test_firewall_restarts(seconds, network, filtered):
     """protostats ends, and never has a program there that the firewall would
     find when it loads."""
@@ -257,8 +256,7 @@ CHANGES = {     # of (link, port, another program)
     "netlink, removed": lambda _, port, __: set_by_netlink(-1, port)}
 
 
-@pytest.mark.parametrize("change", [pytest.param(change, marks=[
-    pytest.mark.short] * (change == "link, replaced")) for change in CHANGES])
+@pytest.mark.parametrize("change", CHANGES)
 def test_ends_with_the_program(change, network, programs):
     near, attached = network.near, netlinked if "net" in change else linked
     with attached(programs["pass_all"], near) as link:
