@@ -10,18 +10,16 @@ import re
 import resource
 import signal
 import subprocess
-import tempfile
 import time
 
 import pytest
 
-from common import (COUNT, PYTHON, Tool, cells, in_child, own_rows,
-                    pinned_map, run_command)
+from common import COUNT, PYTHON, Tool, cells, in_child, own_rows, run_command
 import signals
-from signals import CALLS, kill, pidfd_send_signal
+from signals import CALLS, kill, send
 
 ME, GROUP, NOBODY = str(os.getpid()), str(-os.getpgrp()), "65534"
-RTMIN = int(signal.SIGRTMIN)
+RTMIN, NO_PROCESS = int(signal.SIGRTMIN), signals.no_process()
 
 
 def rows_about(rows, *pids):
@@ -30,65 +28,50 @@ def rows_about(rows, *pids):
         row["TPID" if row["PID"] == "0" else "PID"] in pids)]
 
 
+# Arguments of kill(2), and the SIG, TPID and RESULT shown.
+ODD_CALLS = [
+    (0, 0, "0", "0", "0"), (int(GROUP), 0, "0", GROUP, "0"),
+    (1, 65, "65", "1", "EINVAL"), (1, -1, "-1", "1", "EINVAL"),
+    (-1, 999, "999", "-1", "EINVAL"), (-2**31, 0, "0", "-", "ESRCH"),
+    (2**31 - 1, 2**31 - 1, str(2**31 - 1), str(2**31 - 1), "ESRCH"),
+    *[(NO_PROCESS, sig, shown, str(NO_PROCESS), "ESRCH") for sig, shown in (
+        (15, "SIGTERM"), (31, "SIGSYS"), (32, "32"), (RTMIN, "SIGRTMIN+0"))]]
+
+
 @pytest.mark.short
 def test_every_call(tracer, target):
-    """Also of calls that do not return."""
+    """Also of calls that do not return, and what becomes of each signal."""
     expected, pid = collections.Counter(), str(target.pid)
     with tracer.traced() as rows:
         for call in CALLS:
-            known = "-" if call is pidfd_send_signal else pid
-            for sig, shown in (
-                    (0, ("0", known, "-", "0")),
-                    (signal.SIGUSR1, ("SIGUSR1", pid, "sleep", "ignored")),
-                    (65, ("65", known, "-", "EINVAL")),
-                    (64, ("SIGRTMIN+30", pid, "sleep", "0"))):   # blocked
+            known = "-" if "pidfd" in call else pid
+            for sig, *shown in (
+                    (0, "0", known, "-", "0"),
+                    (signal.SIGUSR1, "SIGUSR1", pid, "sleep", "ignored"),
+                    (signal.SIGWINCH, "SIGWINCH", pid, "sleep", "ignored"),
+                    (signal.SIGCONT, "SIGCONT", pid, "sleep", "0"),
+                    (65, "65", known, "-", "EINVAL"),
+                    (64, "SIGRTMIN+30", pid, "sleep", "0")):    # blocked
                 for _ in range(COUNT):
-                    call(target.pid, sig)
-                expected[(call.__name__,) + shown] += COUNT
+                    send(call, target.pid, sig)
+                expected[(call, *shown)] = COUNT
+        for result in ["0"] + (COUNT - 1) * ["pending"]:
+            kill(target.pid, signal.SIGUSR2)
+            expected["kill", "SIGUSR2", pid, "sleep", result] += 1
         kill(target.pid, signal.SIGKILL)
-        expected["kill", "SIGKILL", pid, "sleep", "0"] += 1
-        suicides = [in_child(lambda: call(os.getpid(), signal.SIGKILL))[0]
+        expected["kill", "SIGKILL", pid, "sleep", "0"] = 1
+        for number, sig, shown, to, result in ODD_CALLS:
+            kill(number, sig)
+            expected["kill", shown, to, "-", result] = 1
+        signals.syscall("pidfd_send_signal", 999, 0, None, 0)
+        expected["pidfd_send_signal", "0", "-", "-", "EBADF"] = 1
+        suicides = [in_child(lambda: send(call, os.getpid(), signal.SIGKILL))
                     for call in CALLS]
     assert collections.Counter(cells(
         own_rows(rows), "SYSCALL SIG TPID TCOMM RESULT")) == expected
-    for call, suicide in zip(CALLS, suicides):
-        row, _ = own_rows(rows, suicide)    # the other is its SIGCHLD
-        assert cells([row], "SYSCALL SIG TPID TCOMM RESULT") == [
-            (call.__name__, "SIGKILL", str(suicide), row["COMM"], "0")]
-
-
-@pytest.mark.short
-def test_effects(tracer, target):
-    """Of signals that the target ignores, or that are pending already."""
-    with tracer.traced() as rows:
-        for sig in (signal.SIGUSR1, signal.SIGWINCH, signal.SIGUSR2,
-                    signal.SIGCONT):
-            for _ in range(COUNT):
-                kill(target.pid, sig)
-    assert cells(own_rows(rows), "SIG RESULT") == [
-        *COUNT * [("SIGUSR1", "ignored")], *COUNT * [("SIGWINCH", "ignored")],
-        ("SIGUSR2", "0"), *(COUNT - 1) * [("SIGUSR2", "pending")],
-        *COUNT * [("SIGCONT", "0")]]
-
-
-def test_results_as_the_call_said(tracer):
-    nobody = signals.no_process()
-    with tracer.traced() as rows:
-        for arguments in (
-                (0, 0), (int(GROUP), 0), (nobody, 15), (nobody, 31),
-                (nobody, 32), (nobody, RTMIN), (1, 65), (1, -1), (-2**31, 0),
-                (2**31 - 1, 2**31 - 1), (-1, 999)):
-            kill(*arguments)
-        signals.syscall("pidfd_send_signal", 999, 0, None, 0)
-    assert cells(own_rows(rows), "SYSCALL TPID SIG RESULT") == [
-        ("kill", "0", "0", "0"), ("kill", GROUP, "0", "0"),
-        *[("kill", str(nobody), name, "ESRCH") for name in (
-            "SIGTERM", "SIGSYS", "32", "SIGRTMIN+0")],
-        ("kill", "1", "65", "EINVAL"), ("kill", "1", "-1", "EINVAL"),
-        ("kill", "-", "0", "ESRCH"),
-        ("kill", str(2**31 - 1), str(2**31 - 1), "ESRCH"),
-        ("kill", "-1", "999", "EINVAL"),
-        ("pidfd_send_signal", "-", "0", "EBADF")]
+    for call, (pid, _) in zip(CALLS, suicides):
+        assert cells(own_rows(rows, pid), "SYSCALL SIG TPID RESULT") == [
+            (call, "SIGKILL", str(pid), "0"), ("-", "SIGCHLD", ME, "ignored")]
 
 
 def test_process_group(tracer, target):
@@ -96,7 +79,8 @@ def test_process_group(tracer, target):
     other = subprocess.Popen(["cat"], stdin=subprocess.PIPE,
                              preexec_fn=lambda: os.setpgid(0, target.pid))
     with tracer.traced() as rows:
-        by_pidfd = pidfd_send_signal(target.pid, signal.SIGWINCH, flags=4)
+        by_pidfd = send("pidfd_send_signal", target.pid, signal.SIGWINCH,
+                        flags=4)
         assert kill(-target.pid, signal.SIGUSR1) == 0
         assert other.wait(60) == -signal.SIGUSR1
     first, second = own_rows(rows)
@@ -110,6 +94,12 @@ def test_process_group(tracer, target):
 NAMESPACE = ["unshare", "-pf", "--mount-proc"]
 
 
+def child_of(pid):
+    """Return the PID of a process' first child."""
+    path = pathlib.Path("/proc/%s/task/%s/children" % (pid, pid))
+    return path.read_text().split()[0]
+
+
 @contextlib.contextmanager
 def started_pair(prefix):
     """Yield a function that runs signals.pair(), the host's PIDs of its sender
@@ -121,27 +111,21 @@ def started_pair(prefix):
     host_sender = child_of(process.pid) if prefix else sender
     host_victim = child_of(host_sender)
 
-    def go():
+    def send_all():
         print(file=process.stdin, flush=True)
         assert process.stdout.readline() == "done\n"
-    as_given = [(call.__name__, pid) for pid in (victim, sender)
-                for call in CALLS] + [("tkill", thread), ("tgkill", victim),
-                                      ("rt_tgsigqueueinfo", victim)]
-    if signals.pidfd_open(os.getpid(), signals.PIDFD_THREAD) > 0:
-        as_given.append(("pidfd_send_signal", victim))
+    as_given = [(call, pid) for pid in (victim, sender) for call in CALLS] + [
+        (call, thread if call == "tkill" else victim)
+        for call in signals.TO_THREAD]
+    if signals.pidfd_open(os.getpid(), signals.PIDFD_THREAD) < 0:
+        as_given.pop()
     expected = [(name, "0", "-" if "pidfd" in name else pid, "0")
                 for name, pid in as_given]
     expected += [(name, "SIGUSR1", host_sender if pid == sender else
                   host_victim, "ignored") for name, pid in as_given]
-    yield go, host_sender, host_victim, expected
+    yield send_all, host_sender, host_victim, expected
     process.communicate("\n", timeout=60)
     assert process.returncode == 0
-
-
-def child_of(pid):
-    """Return the PID of a process' first child."""
-    with open("/proc/%s/task/%s/children" % (pid, pid)) as f:
-        return f.read().split()[0]
 
 
 @pytest.mark.short
@@ -149,17 +133,17 @@ def child_of(pid):
 def test_target_is_the_hosts(tracer, prefix):
     """By each call, to a process, itself, and a thread that leads none. Where
     no signal is generated it is what the call said."""
-    with started_pair(prefix) as (go, sender, _, expected):
+    with started_pair(prefix) as (send_all, sender, _, expected):
         with tracer.traced() as rows:
-            go()
+            send_all()
     assert cells(own_rows(rows, sender), "SYSCALL SIG TPID RESULT") == expected
 
 
 def test_filters_in_a_namespace():
-    with started_pair(NAMESPACE) as (go, sender, victim, expected):
+    with started_pair(NAMESPACE) as (send_all, sender, victim, expected):
         with Tool("killsnoop", "-evn") as external, \
                 Tool("killsnoop", "-vnT", victim) as to_victim:
-            go()
+            send_all()
     own = ("1", sender)
     for tool, wanted in (
             (external, [row for row in expected if row[2] not in own]),
@@ -182,18 +166,16 @@ def break_pipe():
 
 
 def time_out():
-    """Wait for setitimer(2)'s timer, then for one of a CPU clock."""
+    """Let setitimer(2)'s timer expire, then one of a CPU clock."""
     fired = []
     signal.signal(signal.SIGALRM, lambda *_: fired.append(True))
     signal.setitimer(signal.ITIMER_REAL, 0.01)
-    while not fired:
-        time.sleep(0.01)
-    timer, value = ctypes.c_int(), (ctypes.c_long * 4)(0, 0, 0, 10**7)
+    timer, value = ctypes.c_int(), (ctypes.c_long * 4)(0, 0, 0, 10**8)
     signals.syscall("timer_create", time.CLOCK_PROCESS_CPUTIME_ID, None,
                     ctypes.byref(timer))
     signals.syscall("timer_settime", timer, 0, value, None)
     while len(fired) < 2:
-        pass        # its signal comes in this process' context
+        pass
 
 
 def interrupt_terminal():
@@ -211,62 +193,49 @@ def interrupt_terminal():
     return pid
 
 
+@pytest.fixture
+def memory_cgroup(cgroup2, tmp_path):
+    """Return the folder of a cgroup that has 16 MB of memory."""
+    top = tmp_path
+    if subprocess.call(["mount", "-t", "cgroup", "-o", "memory", "none",
+                        str(tmp_path)]):    # it is in cgroup version 2
+        top = pathlib.Path(cgroup2)
+        (top / "cgroup.subtree_control").write_text("+memory")
+    group = top / ("killsnoop-test-%d" % os.getpid())
+    group.mkdir()
+    for limit in "max", "swap.max", "limit_in_bytes", "memsw.limit_in_bytes":
+        if (group / ("memory." + limit)).exists():
+            (group / ("memory." + limit)).write_text(str(16 << 20))
+    yield str(group)
+    group.rmdir()
+    if top == tmp_path:
+        subprocess.check_call(["umount", str(tmp_path)])
+
+
 @pytest.mark.short
-def test_signals_that_no_call_explains(tracer, target):
+def test_signals_that_no_call_explains(tracer, target, memory_cgroup):
     with tracer.traced() as rows:
         pids = [in_child(function)[0]
                 for function in (fault, break_pipe, time_out)]
-        pids.append(interrupt_terminal())
+        pids += [interrupt_terminal(), in_child(
+            lambda: b"x" * (64 << 20), group=memory_cgroup)[0]]
         sender, failed = in_child(signals.ia32_kill, target.pid,
                                   signal.SIGUSR1)
-    pids = list(map(str, pids))
+    faulted, broken, timed, typed, out_of_memory = pids = [
+        str(pid) for pid in pids]
     expected = [
-        ("0", "SIGSEGV", pids[0], "0"), ("0", "SIGALRM", pids[2], "0"),
-        ("0", "SIGALRM", pids[2], "0"), ("0", "SIGINT", pids[3], "0"),
-        (pids[1], "SIGPIPE", pids[1], "ignored")]
+        ("0", "SIGSEGV", faulted, "0"), (broken, "SIGPIPE", broken, "ignored"),
+        ("0", "SIGALRM", timed, "0"), ("0", "SIGALRM", timed, "0"),
+        ("0", "SIGINT", typed, "0"), ("0", "SIGKILL", out_of_memory, "0")]
     if not failed:      # or there are no 32-bit system calls here
         pids.append(str(sender))
-        expected.append((pids[4], "SIGUSR1", str(target.pid), "ignored"))
+        expected.append((pids[-1], "SIGUSR1", str(target.pid), "ignored"))
     expected += [(pid, "SIGCHLD", ME, "ignored") for pid in pids]
     seen = [row for row in rows_about(rows, *pids)
             if row["SIG"] not in ("SIGHUP", "SIGCONT")]     # a terminal's
     assert sorted(cells(seen, "PID SIG TPID RESULT")) == sorted(expected)
-    assert {row["SYSCALL"] for row in seen} == {"-"}
-    with open("/proc/self/comm") as f:
-        comm = f.read().strip()
-    assert set(cells(seen, "COMM")) == {("kernel",), (comm,)}
-    assert {row["CGROUP"] for row in seen if row["COMM"] == "kernel"} == {"-"}
-
-
-@pytest.fixture(scope="module")
-def memory_cgroup(cgroup2, tmp_path_factory):
-    """Return the folder of a cgroup that has 16 MB of memory."""
-    top, limits = cgroup2, ["memory.max", "memory.swap.max"]
-    try:
-        pathlib.Path(top, "cgroup.subtree_control").write_text("+memory")
-    except OSError:     # it is in cgroup version 1
-        top = str(tmp_path_factory.mktemp("memory"))
-        limits = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
-        if subprocess.call(["mount", "-t", "cgroup", "-o", "memory", "none",
-                            top]):
-            pytest.skip("no memory cgroup can be had here")
-    group = pathlib.Path(tempfile.mkdtemp(dir=top))
-    for limit in limits:    # swap may not be accounted for
-        if (group / limit).exists():
-            (group / limit).write_text(str(16 << 20))
-    yield str(group)
-    group.rmdir()
-    if top != cgroup2:
-        subprocess.check_call(["umount", top])
-
-
-def test_out_of_memory(tracer, memory_cgroup):
-    with tracer.traced() as rows:
-        pid, status = in_child(lambda: b"x" * (64 << 20), group=memory_cgroup)
-    assert status == signal.SIGKILL
-    (row,) = [row for row in rows if row["TPID"] == str(pid)]
-    assert cells([row], "PID COMM SYSCALL SIG RESULT CGROUP") == [
-        ("0", "kernel", "-", "SIGKILL", "0", "-")]
+    assert set(cells(seen, "SYSCALL")) == {("-",)}
+    assert set(cells(own_rows(seen, "0"), "COMM CGROUP")) == {("kernel", "-")}
 
 
 def test_cgroup(tracer, target, cgroup):
@@ -294,24 +263,22 @@ def do_a_mixture(target):
         os.setuid(int(NOBODY))
         kill(target.pid, 0)
         kill(os.getpid(), 0)
-    rows = [(ME, 0, call.__name__, sig, "-" if call != kill and not sig else
-             pid, call(pid, sig)) for call, pid, sig in (
-        (kill, target.pid, 0), (kill, target.pid, 10), (kill, int(GROUP), 0),
-        *[(kill, signals.no_process(), sig) for sig in (
-            9, 15, RTMIN, RTMIN + 3, 63, 64)],
-        (kill, 0, 0), (kill, int(ME), 0),
-        (pidfd_send_signal, target.pid, 0),
-        (pidfd_send_signal, target.pid, 10),
-        (pidfd_send_signal, int(ME), int(signal.SIGCONT)))]
-    for function, uid, sent in (
-            (send_as_nobody, NOBODY, [
-                ("PID", NOBODY, "kill", 0, target.pid, -1),
-                ("PID", NOBODY, "kill", 0, "PID", 0)]),
-            (fault, 0, [(0, 0, "-", 11, "PID", 0)]),
-            (break_pipe, 0, [("PID", 0, "-", 13, "PID", 0)])):
-        pid, _ = in_child(function)
-        rows += [[pid if cell == "PID" else cell for cell in row]
-                 for row in sent + [("PID", uid, "-", 17, ME, 0)]]
+    rows = [(ME, 0, call, sig, "-" if "pidfd" in call and not sig else pid,
+             send(call, pid, sig)) for call, pid, sig in [
+        ("kill", target.pid, 0), ("kill", target.pid, 10), ("kill", 0, 0),
+        ("kill", int(GROUP), 0), ("kill", int(ME), 0),
+        ("pidfd_send_signal", target.pid, 0),
+        ("pidfd_send_signal", target.pid, 10),
+        ("pidfd_send_signal", int(ME), int(signal.SIGCONT))] + [
+        ("kill", NO_PROCESS, sig)
+        for sig in (9, 15, RTMIN, RTMIN + 3, 63, 64)]]
+    nobody, faulted, broken = [in_child(function)[0] for function in (
+        send_as_nobody, fault, break_pipe)]
+    rows += [(nobody, NOBODY, "kill", 0, target.pid, -1),
+             (nobody, NOBODY, "kill", 0, nobody, 0),
+             (nobody, NOBODY, "-", 17, ME, 0),
+             (0, 0, "-", 11, faulted, 0), (faulted, 0, "-", 17, ME, 0),
+             (broken, 0, "-", 13, broken, 0), (broken, 0, "-", 17, ME, 0)]
     return [Row(*map(str, row)) for row in rows]
 
 
@@ -340,64 +307,45 @@ def test_filters(options, target):
         list(filter(FILTERS[options], expected)))
 
 
-def test_cgroupmap_and_all(cgroup, tmp_path):
-    with pinned_map(tmp_path, 8, os.stat(cgroup).st_ino) as path:
-        with Tool("killsnoop", "-av", "--cgroupmap", path) as tool:
-            in_child(fault)
-            inside = [in_child(function, group=cgroup)[0]
-                      for function in (fault, break_pipe)]
-    first, second = map(str, inside)
-    assert cells(tool.table(), "PID SYSCALL SIG TPID") == [
-        ("0", "-", "11", first), (first, "-", "17", ME),
-        (second, "-", "13", second), (second, "-", "17", ME)]
-
-
-def test_default_output(target):
+def test_columns(target):
     """Byte for byte. TIME is that of the signal, not of the printing."""
-    with open("/proc/sys/kernel/pid_max") as f:
-        width = len(f.read().strip()) + 1
     with open("/proc/self/comm") as f:
         comm = f.read().strip()
-    form = "%%-9s %%-%ds %%-16s %%-4s %%-%ds %%s" % (width, width)
-    with Tool("killsnoop", "-p", ME) as tool:
-        tool.send(signal.SIGSTOP)
+    with open("/proc/sys/kernel/pid_max") as f:
+        pid_form = "%%-%ds" % (len(f.read().strip()) + 1)
+    with Tool("killsnoop", "-p", ME) as plain, \
+            Tool("killsnoop", "-ncUvgp", ME) as verbose:
+        plain.send(signal.SIGSTOP)
         times = [time.time()]
-        kill(target.pid, signal.SIGTERM)
+        send("tgkill", target.pid, signal.SIGTERM)
         times.append(time.time())
         time.sleep(1.1)
-        tool.send(signal.SIGCONT)
-    assert tool.header == form % ("TIME", "PID", "COMM", "SIG", "TPID",
-                                  "RESULT")
-    (row,) = tool.rows
-    assert row in [form % (time.strftime("%H:%M:%S", time.localtime(second)),
-                           ME, comm, 15, target.pid, 0) for second in times]
-    assert tool.stderr == ""
-
-
-def test_all_columns(target):
-    with Tool("killsnoop", "-ncUvg", "-p", ME) as tool:
-        signals.tgkill(target.pid, signal.SIGUSR1)
-    assert tool.header.split() == ("TIME UID PID COMM SYSCALL SIG TPID TCOMM "
-                                   "RESULT CGROUP").split()
-    (row,) = tool.rows
-    assert cells(tool.table(), "UID PID SYSCALL SIG TPID TCOMM RESULT") == [
-        ("0", ME, "tgkill", "SIGUSR1", str(target.pid), "sleep", "ignored")]
-    for title in tool.header.split()[1:]:   # titles stand over values
-        at = tool.header.index(" " + title)
-        assert row[at] == " " and row[at + 1] != " "
+        plain.send(signal.SIGCONT)
+    (row,) = verbose.table()
+    for tool, form, titles, values in (
+            (plain, "%-9s PID %-16s %-4s PID %s",
+             "TIME PID COMM SIG TPID RESULT", (ME, comm, 15, target.pid, 0)),
+            (verbose, "%-9s %-6s PID %-16s %-17s %-11s PID %-16s %-7s %s",
+             "TIME UID PID COMM SYSCALL SIG TPID TCOMM RESULT CGROUP",
+             (0, ME, comm, "tgkill", "SIGTERM", target.pid, "sleep", "ignored",
+              row["CGROUP"]))):
+        form = form.replace("PID", pid_form)
+        assert tool.header == form % tuple(titles.split())
+        (row,) = tool.rows
+        assert row in [form % (time.strftime(
+            "%H:%M:%S", time.localtime(second)), *values) for second in times]
+    assert plain.stderr == ""
 
 
 def test_agrees_with_strace():
     with Tool("killsnoop", "-vn") as tool:
-        traced = run_command(
-            "strace", "-qq", "-e", "signal=none", "-e", "trace=" + ",".join(
-                call.__name__ for call in CALLS), PYTHON, signals.__file__)
-    expected = []
-    for line in traced.stderr.splitlines():
-        name, arguments, result, error = re.match(
-            r"(\w+)\((.*)\) += (-?\d+)(?: (\w+))?", line).groups()
-        sig = arguments.split(", ")[2 if "tg" in name else 1]
-        expected.append((name, sig, error or result))
+        traced = run_command("strace", "-qq", "-e", "signal=none", "-e",
+                             "trace=" + ",".join(CALLS), PYTHON,
+                             signals.__file__)
+    expected = [
+        (name, arguments.split(", ")[1 + ("tg" in name)], error or result)
+        for name, arguments, result, error in re.findall(
+            r"(?m)^(\w+)\((.*)\) += (-?\d+)(?: (\w+))?", traced.stderr)]
     assert len(expected) == COUNT
     rows = [row for row in tool.table() if row["COMM"] != "strace"]
     (sender,) = {row["PID"] for row in rows if row["SYSCALL"] == "tkill"}

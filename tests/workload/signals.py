@@ -27,7 +27,8 @@ NUMBERS = {
     "madvise": (28, 233), "process_madvise": (440, 440),
 }
 PIDFD_THREAD = os.O_EXCL        # Linux 6.9
-SI_QUEUE = -1
+CALLS = list(NUMBERS)[:6]       # those that send a signal
+TO_THREAD = ["tkill", "tgkill", "rt_tgsigqueueinfo", "pidfd_send_signal"]
 
 
 def syscall(name, *args):
@@ -37,46 +38,27 @@ def syscall(name, *args):
     return -ctypes.get_errno() if result < 0 else result
 
 
-def siginfo(sig):
-    """Return the siginfo_t of sigqueue(3): si_signo, si_errno, si_code."""
-    return (ctypes.c_int * 32)(sig, 0, SI_QUEUE)
-
-
-def kill(target, sig):
-    return syscall("kill", target, sig)
-
-
-def tkill(target, sig):
-    return syscall("tkill", target, sig)
-
-
-def tgkill(target, sig):
-    return syscall("tgkill", target, target, sig)
-
-
-def rt_sigqueueinfo(target, sig):
-    return syscall("rt_sigqueueinfo", target, sig, siginfo(sig))
-
-
-def rt_tgsigqueueinfo(target, sig):
-    return syscall("rt_tgsigqueueinfo", target, target, sig, siginfo(sig))
-
-
 def pidfd_open(target, flags=0):
     return syscall("pidfd_open", target, flags)
 
 
-def pidfd_send_signal(target, sig, flags=0, open_flags=0):
-    fd = pidfd_open(target, open_flags)
-    if fd < 0:
-        return fd
-    result = syscall("pidfd_send_signal", fd, sig, None, flags)
-    os.close(fd)
-    return result
+def send(call, target, sig, thread=None, flags=0):
+    """Signal a process, or its thread, by one of CALLS. Return 0 or -errno."""
+    if call == "pidfd_send_signal":
+        fd = pidfd_open(thread or target, PIDFD_THREAD if thread else 0)
+        if fd < 0:
+            return fd
+        result = syscall(call, fd, sig, None, flags)
+        os.close(fd)
+        return result
+    process = [target] if "tg" in call else []
+    # As sigqueue(3) has it: si_signo, si_errno, si_code SI_QUEUE.
+    siginfo = [(ctypes.c_int * 32)(sig, 0, -1)] if "queue" in call else []
+    return syscall(call, *process, thread or target, sig, *siginfo)
 
 
-CALLS = [kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo,
-         pidfd_send_signal]
+def kill(target, sig):
+    return syscall("kill", target, sig)
 
 
 def ia32_kill(target, sig):
@@ -87,8 +69,7 @@ def ia32_kill(target, sig):
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=7)     # to read, write, execute
     page.write(code)
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)(
-        address)(target, sig)
+    return ctypes.CFUNCTYPE(*3 * [ctypes.c_int])(address)(target, sig)
 
 
 def act(number=0):
@@ -114,9 +95,8 @@ def start_target():
     """Start "sleep 600" behind guard(). Return its Popen."""
     process = subprocess.Popen(["sleep", "600"], preexec_fn=guard)
     with open("/proc/%d/comm" % process.pid) as f:
-        while f.read() != "sleep\n":    # exec(2) is not over
+        while f.seek(0) or f.read() != "sleep\n":   # exec(2) is not over
             time.sleep(0.01)
-            f.seek(0)
     return process
 
 
@@ -133,7 +113,7 @@ def scene():
     try:
         for call in CALLS:
             for sig in (0, signal.SIGUSR1, signal.SIGHUP):
-                call(target.pid, sig)
+                send(call, target.pid, sig)
         kill(-os.getpgrp(), 0)
         kill(no_process(), signal.SIGTERM)
         kill(target.pid, signal.NSIG)
@@ -147,9 +127,8 @@ def scene():
 
 
 def pair():
-    """Fork a victim of two threads, and print the IDs of sender, victim, and
-    second thread. On a line of stdin, send 0 and SIGUSR1 to each by each call.
-    """
+    """Fork a victim, and print the IDs of sender, victim, and second thread.
+    On a line of stdin, send 0 and SIGUSR1 to each by each call."""
     reader, writer = os.pipe()
     guard()
     victim = os.fork()
@@ -166,11 +145,9 @@ def pair():
     for sig in 0, signal.SIGUSR1:
         for target in victim, os.getpid():
             for call in CALLS:
-                call(target, sig)
-        tkill(thread, sig)
-        syscall("tgkill", victim, thread, sig)
-        syscall("rt_tgsigqueueinfo", victim, thread, sig, siginfo(sig))
-        pidfd_send_signal(thread, sig, open_flags=PIDFD_THREAD)
+                send(call, target, sig)
+        for call in TO_THREAD:
+            send(call, victim, sig, thread)
     print("done", flush=True)
     sys.stdin.readline()
     os.kill(victim, signal.SIGKILL)
