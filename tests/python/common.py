@@ -122,8 +122,7 @@ def wait_until(condition, seconds=60):
 
 
 class Tool:
-    """A tool. A with block starts it, and waits for its header: it traces.
-    After the block it has been stopped by SIGINT, and has ended well."""
+    """A tool. A with block starts it, stops it by SIGINT, and checks it."""
 
     def __init__(self, name, *args, prefix=(), **popen):
         self.name, self.popen, self.marks = name, popen, []
@@ -135,13 +134,12 @@ class Tool:
         self.out, self.err = (tempfile.TemporaryFile() for _ in range(2))
         self.process = subprocess.Popen(self.command, stdout=self.out,
                                         stderr=self.err, **self.popen)
-        try:
+        with contextlib.suppress(AssertionError):
             wait_until(lambda: self.header or self.process.poll() is not None,
                        START_SECONDS)
-            assert self.header, self.stderr
-        except AssertionError:
+        if not self.header:
             self.process.kill()
-            raise
+        assert self.header, self.stderr
         return self
 
     __enter__ = start
@@ -190,8 +188,8 @@ class Tool:
 
     def send(self, number):
         """Signal it by another process: this one may be traced."""
-        subprocess.check_call(["sh", "-c", "kill -%d %d" % (
-            number, self.process.pid)])
+        subprocess.check_call("kill -%d %d" % (number, self.process.pid),
+                              shell=True)
 
     def stop(self, number=signal.SIGINT):
         """Stop it by a signal. Return its status."""
@@ -240,10 +238,10 @@ def kernel_supports(probe, call):
     smallest = {
         "fentry": "KFUNC_PROBE(%s)" % function,
         "tracepoint": "TRACEPOINT_PROBE(syscalls, sys_enter_%s)" % call,
-        "kprobe": "int kprobe__%s(void *ctx)" % function}
+        "kprobe": "int kprobe__%s(void *ctx)" % function}[probe]
+    text = "#include <uapi/linux/ptrace.h>\n%s { return 0; }" % smallest
     with contextlib.suppress(Exception):
-        BPF(text=("#include <uapi/linux/ptrace.h>\n%s { return 0; }" %
-                  smallest[probe]).encode()).cleanup()
+        BPF(text=text.encode()).cleanup()
         return True
     return False
 

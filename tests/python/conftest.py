@@ -46,8 +46,7 @@ def require(probe):
 @pytest.fixture(autouse=True)
 def time_limit():
     """Fail a test that hangs."""
-    signal.signal(signal.SIGALRM,
-                  lambda *_: pytest.fail("it took 5 minutes"))
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("took 5 minutes"))
     signal.alarm(300)
     yield
     signal.alarm(0)
@@ -61,8 +60,7 @@ def tracer(request, cgroup2):   # a mount that the tool's own namespace has
     if how != "perf_buffer":    # it takes any probe type
         require("kprobe" if how == "fallback" else how)
     tool = Tool(name, *options, TRACERS[name].all_columns, prefix=prefix)
-    tool.start()
-    tool.attachment = how
+    tool.start().attachment = how
     cpus = os.sched_getaffinity(0)
     if how == "perf_buffer":    # it keeps the order of events of one CPU
         os.sched_setaffinity(0, [min(cpus)])
