@@ -13,7 +13,8 @@ from common import PYTHON, TOP, run_command
 
 ROOT = pathlib.Path(TOP)
 README = (ROOT / "README.md").read_text()
-TOOLS = sorted(path.stem for path in ROOT.glob("tools/*.py"))
+SCRIPTS = sorted(ROOT.glob("tools/*.py"))
+TOOLS = [path.stem for path in SCRIPTS]
 EXAMPLES = sorted(ROOT.glob("examples/**/*.py"))
 PAGES = {tool: ROOT / "man/man8" / (tool + ".8") for tool in TOOLS}
 SHOWN = {tool: ROOT / "tools" / (tool + "_example.txt") for tool in TOOLS}
@@ -34,21 +35,7 @@ def usage(tool, tmp_path):
     return output(PYTHON, tmp_path / tool, "-h")
 
 
-def any_python(text):
-    """Return a usage message as each version of argparse prints it: 3.10
-    changed a title, 3.13 "-p PID, --pid PID", and line breaks with it."""
-    text = re.sub(r"(-\w) [A-Z]+, (--)", r"\1, \2", text)
-    return text.replace("optional arguments:", "options:").split()
-
-
-def options_in(lines):
-    """Return the names of each line's option as a set, or its argument."""
-    return {frozenset(re.findall(r"(?<![\w-])--?[\w-]+", line)) or line
-            for line in lines}
-
-
-@pytest.mark.parametrize("path", EXAMPLES + sorted(ROOT.glob("tools/*.py")),
-                         ids=os.path.basename)
+@pytest.mark.parametrize("path", EXAMPLES + SCRIPTS, ids=os.path.basename)
 def test_script(path):
     text = path.read_text()
     assert os.access(str(path), os.X_OK)
@@ -66,42 +53,47 @@ def test_script(path):
 
 
 @each_tool
-def test_documents(tool):
-    assert (ROOT / "tests/python" / ("test_%s.py" % tool)).exists()
-    for document in PAGES[tool], SHOWN[tool]:
+def test_documents(tool, usage):
+    """Also that no line is over 80 columns."""
+    page, example = PAGES[tool], SHOWN[tool].read_text()
+    for document in page, SHOWN[tool]:
         assert str(document.relative_to(ROOT)) in README
-    assert output("groff", "-man", "-ww", "-z", "-Tutf8", PAGES[tool]) == ""
-    assert output("mandoc", "-T", "lint", "-W", "warning", PAGES[tool]) == ""
-    sections = re.findall(r"(?m)^\.SH (.*)$", PAGES[tool].read_text())
-    assert set(sections) >= {
+    assert output("groff", "-man", "-ww", "-z", "-Tutf8", page) == ""
+    assert output("mandoc", "-T", "lint", "-W", "warning", page) == ""
+    assert set(re.findall(r"(?m)^\.SH (.*)$", page.read_text())) >= {
         "NAME", "SYNOPSIS", "DESCRIPTION", "REQUIREMENTS", "OPTIONS",
         "EXAMPLES", "FIELDS", "OVERHEAD", "SOURCE", "OS", "STABILITY",
         "AUTHOR", "SEE ALSO"}
+    formatted = output("mandoc", "-T", "utf8", "-O", "width=78", page)
+    formatted = re.sub(".\b", "", formatted)       # overstruck, for bold
+    for line in "\n".join([example, usage, formatted]).splitlines():
+        assert len(line) <= 80
 
 
 @each_tool
 def test_page_and_usage_have_the_same_options(tool, usage):
-    found = options_in(re.findall(r"(?m)^  (-.*?|[a-z]+)(?:  |$)", usage))
     section = re.search(r"(?ms)^\.SH OPTIONS\n(.*?)^\.SH ",
-                        PAGES[tool].read_text())[1]
-    entries = re.findall(r"(?m)^\.TP\n(.*)$", section.replace("\\-", "-"))
-    assert len(found) > 2
-    assert options_in(entries) == found
+                        PAGES[tool].read_text())[1].replace("\\-", "-")
+    # The names of each option, or that of an argument.
+    page, printed = [
+        {frozenset(re.findall(r"(?<![\w-])--?[\w-]+", line)) or line
+         for line in re.findall(pattern, text)} for pattern, text in (
+            (r"(?m)^\.TP\n(.*)$", section),
+            (r"(?m)^  (-.*?|[a-z]+)(?:  |$)", usage))]
+    assert len(page) > 2
+    assert page == printed
 
 
 @each_tool
 def test_example_ends_with_the_usage(tool, usage):
-    shown = SHOWN[tool].read_text().split("# ./%s -h\n" % tool)
-    assert len(shown) == 2
-    assert any_python(shown[1]) == any_python(usage)
-
-
-@each_tool
-def test_no_line_is_over_80_columns(tool, usage):
-    formatted = output("mandoc", "-T", "utf8", "-O", "width=78", PAGES[tool])
-    for text in SHOWN[tool].read_text(), usage, re.sub(
-            ".\b", "", formatted):      # overstruck, for bold
-        assert max(map(len, text.splitlines())) <= 80
+    """As any Python prints it: 3.10 changed a title, 3.13 "-p PID, --pid PID",
+    and line breaks with it."""
+    _, shown = SHOWN[tool].read_text().split("# ./%s -h\n" % tool)
+    shown, printed = [
+        re.sub(r"(-\w) [A-Z]+, (--)", r"\1, \2", text).replace(
+            "optional arguments:", "options:").split()
+        for text in (shown, usage)]
+    assert shown == printed
 
 
 def test_pycodestyle():
