@@ -71,28 +71,23 @@ def test_documents(tool, usage):
 
 
 @each_tool
-def test_page_and_usage_have_the_same_options(tool, usage):
+def test_usage(tool, usage):
+    """The man page has its options, and the example file ends with it. In each
+    Python: 3.10 changed a title, 3.13 "-p PID, --pid PID" and line breaks."""
     section = re.search(r"(?ms)^\.SH OPTIONS\n(.*?)^\.SH ",
                         PAGES[tool].read_text())[1].replace("\\-", "-")
-    # The names of each option, or that of an argument.
-    page, printed = [
+    in_page, in_usage = [       # all names of an option, or an argument
         {frozenset(re.findall(r"(?<![\w-])--?[\w-]+", line)) or line
          for line in re.findall(pattern, text)} for pattern, text in (
             (r"(?m)^\.TP\n(.*)$", section),
             (r"(?m)^  (-.*?|[a-z]+)(?:  |$)", usage))]
-    assert len(page) > 2
-    assert page == printed
-
-
-@each_tool
-def test_example_ends_with_the_usage(tool, usage):
-    """As any Python prints it: 3.10 changed a title, 3.13 "-p PID, --pid PID",
-    and line breaks with it."""
-    _, shown = SHOWN[tool].read_text().split("# ./%s -h\n" % tool)
+    assert len(in_page) > 2
+    assert in_page == in_usage
+    _, example = SHOWN[tool].read_text().split("# ./%s -h\n" % tool)
     shown, printed = [
         re.sub(r"(-\w) [A-Z]+, (--)", r"\1, \2", text).replace(
             "optional arguments:", "options:").split()
-        for text in (shown, usage)]
+        for text in (example, usage)]
     assert shown == printed
 
 
