@@ -3,7 +3,6 @@
 
 USAGE: memory.py                    the 23 calls that examples/demo shows
        memory.py numbered COUNT     COUNT times act(), numbered from 0
-       memory.py filled COUNT       COUNT times act() and 64 MiB in use
 """
 
 import ctypes
@@ -38,21 +37,16 @@ def madvise(address, length, advice):
                    ctypes.c_uint64(length), advice)
 
 
-def process_madvise(pidfd, ranges, advice):
+def process_madvise(pidfd, ranges, advice, from_file=False):
     """Advise on (address, length) ranges. Return a number of bytes or -errno.
-    """
+    Their array can be in a file's mapping that is not in memory yet."""
     vector = (ctypes.c_uint64 * 2 * len(ranges))(*ranges)
+    if from_file:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(vector))
+            file.flush()
+            vector = ctypes.c_uint64(map_memory(PAGE, file.fileno()))
     return syscall("process_madvise", pidfd, vector, len(ranges), advice, 0)
-
-
-def process_madvise_from_file(pidfd, ranges, advice):
-    """Do so with the array in a new mapping of a file, not yet in memory."""
-    with tempfile.TemporaryFile() as file:
-        file.write(bytes((ctypes.c_uint64 * 2 * len(ranges))(*ranges)))
-        file.flush()
-        vector = map_memory(PAGE, fd=file.fileno())
-    return syscall("process_madvise", pidfd, ctypes.c_uint64(vector),
-                   len(ranges), advice, 0)
 
 
 def act(number=0):
@@ -65,25 +59,14 @@ def number(row):
     return int(row["ADDR"], 16) // PAGE
 
 
-def map_memory(length, fd=None):
-    """Return the address of a new private mapping, which stays: of a file,
-    read-only, or of nothing."""
-    writable, anonymous = (mmap.PROT_WRITE, mmap.MAP_ANONYMOUS
-                           ) if fd is None else (0, 0)
-    address = libc.mmap(None, ctypes.c_size_t(length),
-                        mmap.PROT_READ | writable,
-                        mmap.MAP_PRIVATE | anonymous,
-                        -1 if fd is None else fd, ctypes.c_long(0))
-    assert address != ctypes.c_void_p(-1).value, os.strerror(
-        ctypes.get_errno())
+def map_memory(length, fd=-1):
+    """Return the address of a new private mapping: anonymous, or of a file."""
+    address = libc.mmap(
+        None, ctypes.c_size_t(length), mmap.PROT_READ | mmap.PROT_WRITE,
+        mmap.MAP_PRIVATE | (mmap.MAP_ANONYMOUS if fd < 0 else 0), fd,
+        ctypes.c_long(0))
+    assert address != ctypes.c_void_p(-1).value
     return address
-
-
-def known_advices():
-    """Return those of ADVICES that the kernel knows: it refuses an unknown one
-    before it looks at the length."""
-    return {name: number for name, number in ADVICES.items()
-            if madvise(0, 0, number) == 0}
 
 
 def scene():
@@ -92,7 +75,7 @@ def scene():
     length = 512 * PAGE
     memory = map_memory(length)
     with open(sys.executable, "rb") as program:
-        text = map_memory(length, fd=program.fileno())
+        text = map_memory(length, program.fileno())
     madvise(memory, length, ADVICES["HUGEPAGE"])
     madvise(memory, length, ADVICES["POPULATE_WRITE"])
     for i in range(7):
@@ -105,8 +88,7 @@ def scene():
     madvise(memory + 1, PAGE, ADVICES["DONTNEED"])
     madvise(0, PAGE, ADVICES["DONTNEED"])
     madvise(memory, PAGE, 99)
-    child = subprocess.Popen(["sleep", "60"])
-    try:
+    with subprocess.Popen(["sleep", "5"]) as child:
         time.sleep(0.1)     # it replaces its memory
         heap = mapping_of(child.pid, "[heap]")
         fd = pidfd_open(child.pid)
@@ -114,9 +96,7 @@ def scene():
         process_madvise(fd, [heap], ADVICES["PAGEOUT"])
         process_madvise(-1, [heap], ADVICES["COLD"])
         time.sleep(0.2)     # a tracer looks the descriptor up
-    finally:
         child.kill()
-        child.wait()
 
 
 def mapping_of(pid, name):
@@ -129,24 +109,12 @@ def mapping_of(pid, name):
     raise LookupError(name)
 
 
-def give_back_filled(count):
-    """Give 64 MiB back that are in use, and do an act(), several times."""
-    length = 64 << 20
-    address = map_memory(length)
-    for _ in range(count):
-        ctypes.memset(address, 1, length)
-        madvise(address, length, ADVICES["DONTNEED"])
-        act()
-
-
 def main():
     if len(sys.argv) == 1:
         scene()
     elif sys.argv[1] == "numbered" and len(sys.argv) == 3:
         for i in range(int(sys.argv[2])):
             act(i)
-    elif sys.argv[1] == "filled" and len(sys.argv) == 3:
-        give_back_filled(int(sys.argv[2]))
     else:
         sys.exit(__doc__)
 

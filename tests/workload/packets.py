@@ -8,6 +8,7 @@ send sends 23 pings, 2,300 UDP datagrams and, by TCP, 23 MB in 23 rounds, with
 a pause of SECONDS (default: 0.2) after each. It requires root, for the pings.
 """
 
+import contextlib
 import socket
 import struct
 import sys
@@ -30,22 +31,19 @@ def receive(address):
 
 def connect(address):
     """Return a TCP socket. Try for 10 s, as the receiver may start later."""
-    end = time.monotonic() + 10
-    while True:
-        try:
+    for _ in range(100):
+        with contextlib.suppress(ConnectionRefusedError):
             return socket.create_connection((address, PORT), 10)
-        except ConnectionRefusedError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
+        time.sleep(0.1)
+    sys.exit("packets.py: nothing receives at " + address)
 
 
 def echo_request(number):
     """Return an ICMP echo request (RFC 792) with its checksum (RFC 1071)."""
-    words = struct.pack("!BBHHH", 8, 0, 0, 23, number) + b"countp  " * 7
-    total = sum(struct.unpack("!%dH" % (len(words) // 2), words))
+    request = struct.pack("!BBHHH", 8, 0, 0, 23, number) + b"countp  " * 7
+    total = sum(struct.unpack("!%dH" % (len(request) // 2), request))
     checksum = ~(total + (total >> 16)) & 0xffff
-    return words[:2] + struct.pack("!H", checksum) + words[4:]
+    return request[:2] + struct.pack("!H", checksum) + request[4:]
 
 
 def send(address, seconds=0.2):
