@@ -45,13 +45,20 @@ def test_threads(tracer):
             all_started.wait(60)
             for number in range(COUNT):
                 workload.act(number)
+    lost = tracer.lost
     skipped = sum(fdinfo(pid, "recursion_misses"))      # Linux 5.12
     with tracer.traced() as rows:
         with concurrent.futures.ThreadPoolExecutor(7) as threads:
             list(threads.map(act, range(7)))
     seen = collections.Counter(
         workload.number(row) for row in own_rows(rows) if row["COMM"] == name)
-    if sum(fdinfo(pid, "recursion_misses")) == skipped:
+    if tracer.name == "madvsnoop" and tracer.attachment in (
+            "kprobe", "fallback"):
+        # A thread that waits in madvise() can take a kretprobe's only place.
+        # A missed return is counted when its thread calls again.
+        missed = 7 * COUNT - sum(seen.values())
+        wait_until(lambda: tracer.lost - lost >= missed - 7)
+    elif sum(fdinfo(pid, "recursion_misses")) == skipped:
         assert seen == {number: 7 for number in range(COUNT)}
     assert max(seen.values()) <= 7
 
