@@ -201,7 +201,10 @@ def memory_cgroup(cgroup2, tmp_path):
     if subprocess.call(["mount", "-t", "cgroup", "-o", "memory", "none",
                         str(tmp_path)]):    # it is in cgroup version 2
         top = pathlib.Path(cgroup2)
-        (top / "cgroup.subtree_control").write_text("+memory")
+        try:
+            (top / "cgroup.subtree_control").write_text("+memory")
+        except OSError as e:
+            pytest.skip("no memory cgroup can be made: %s" % e)
     group = top / ("killsnoop-test-%d" % os.getpid())
     group.mkdir()
     for limit in "max", "swap.max", "limit_in_bytes", "memsw.limit_in_bytes":
