@@ -1,7 +1,6 @@
 """Ethernet frames of known kinds, a plain reading of any frame's kind, and
 what the XDP tools do with them."""
 
-import functools
 import random
 from struct import calcsize, error, unpack_from
 
@@ -13,8 +12,6 @@ from scapy.all import (
     IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, Raw)
 
 from veth import RECEIVER, SENDER
-
-ALL, GROUP = "ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01"
 
 # By tool: options, and each class in the order of the C text with its action.
 OPTIONS = {"countp": ["-k", "53,67-68,src:123"], "protostats": []}
@@ -39,7 +36,10 @@ def class_of(tool, kind):
 
 def classify(tool, frame):
     """Return a frame's class, by a plain reading."""
-    kind, ports = describe(frame)
+    try:
+        kind, ports = _describe(frame)
+    except error:       # a header is cut, or not what it has to be
+        kind, ports = "other", ()
     if tool == "countp" and frame[6] & 1:
         return "bad-source"
     if ports and (ports[0] == 123 or ports[1] in (53, 67, 68)):
@@ -47,54 +47,47 @@ def classify(tool, frame):
     return class_of(tool, kind)
 
 
-def _bytes_of(layers, dst=RECEIVER, src=SENDER):
-    return bytes(Ether(src=src, dst=dst) / layers)
-
-
 def _made():
     """Return {name: (frame, kind)}, made by hand."""
-    ip = functools.partial(IP, src="10.9.0.1", dst="10.9.0.2")
-    ip6 = functools.partial(IPv6, src="fd00:9::1", dst="fd00:9::2")
-    data = Raw(b"0123456789abcdef")
-    v4, v6, tag = ip(), ip6(), Dot1Q(vlan=5)
+    def frame(layers, dst=RECEIVER, src=SENDER):
+        return bytes(Ether(src=src, dst=dst) / layers)
+    data, everyone = Raw(b"0123456789abcdef"), "ff:ff:ff:ff:ff:ff"
+    v4, v6, tag = IP(), IPv6(), Dot1Q(vlan=5)
     tcp, udp = TCP(sport=1025, dport=80), UDP(sport=1025, dport=7) / data
     ntp = UDP(sport=123, dport=1025) / data
-    ping, unreach = ICMP(type=8) / data, ICMP(type=3, code=1) / data
+    ping, unreach = ICMP() / data, ICMP(type=3, code=1) / data
     ping6, unreach6 = ICMPv6EchoRequest() / data, ICMPv6DestUnreach() / data
-    hop, dst, frag = (IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt(),
-                      IPv6ExtHdrFragment())
-    first = IPv6ExtHdrFragment(m=1)
+    hop, dst = IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt()
+    frag, first = IPv6ExtHdrFragment(), IPv6ExtHdrFragment(m=1)
     route = IPv6ExtHdrRouting(addresses=["fd00:9::3"])
     seven = hop / dst / dst / dst / dst / dst / dst
     chain = hop / dst / route / dst / AH(nh=60, payloadlen=1) / frag / dst
     options = [IPOption_Router_Alert()] * 10
 
-    def later(protocol):
-        return IPv6ExtHdrFragment(nh=protocol, offset=100, id=7)
+    def later(protocol, offset=100):
+        return IPv6ExtHdrFragment(nh=protocol, offset=offset)
 
     made = {
         "TCP": {
             "v4": v4 / tcp / data, "v4 syn": v4 / tcp, "v6": v6 / tcp / data,
-            "v4 options": ip(options=options) / tcp,
-            "v4 fragment": ip(flags="MF") / tcp / data,
-            "v4 later fragment": ip(frag=100, proto=6) / data,
-            "v4 tiny fragment": ip(flags="MF", proto=6) / Raw(b"\0\1\0\2"),
+            "v4 options": IP(options=options) / tcp,
+            "v4 fragment": IP(flags="MF") / tcp / data,
+            "v4 later fragment": IP(frag=100, proto=6) / data,
+            "v4 tiny fragment": IP(flags="MF", proto=6) / Raw(b"\0\1\0\2"),
             "vlan": tag / v4 / tcp,
             "two tags": Dot1AD(vlan=5) / Dot1Q(vlan=6) / v6 / tcp,
             "all extension headers": v6 / chain / tcp / data,
             "v6 fragment": v6 / hop / first / tcp,
             "v6 later fragment": v6 / later(6) / data,
-            "v6 much later fragment": v6 / IPv6ExtHdrFragment(
-                nh=6, offset=0x1000, id=7) / data,
-            "v6 fragment that says so once": v6 / first / IPv6ExtHdrFragment(
-                nh=6) / data,
+            "v6 much later fragment": v6 / later(6, 0x1000) / data,
+            "v6 fragment that says so once": v6 / first / later(6, 0) / data,
             "eight extension headers": v6 / seven / dst / tcp},
         "UDP": {
             "v4": v4 / udp, "v6": v6 / udp,
             "empty": v4 / UDP(sport=7, dport=7),
             "vlan, v6, extension headers": tag / v6 / hop / dst / udp,
-            "v4 later fragment": ip(frag=1, proto=17) / data,
-            "tiny fragment": ip(flags="MF", proto=17) / Raw(b"\0\65"),
+            "v4 later fragment": IP(frag=1, proto=17) / data,
+            "tiny fragment": IP(flags="MF", proto=17) / Raw(b"\0\65"),
             "v6 later fragment": v6 / later(17) / data,
             "from a port to which UDP is kept": v4 / UDP(sport=53, dport=1025),
             "to a port from which UDP is kept": v4 / UDP(sport=53, dport=123)},
@@ -102,15 +95,15 @@ def _made():
             "query": v4 / UDP(sport=1025, dport=53) / data,
             "DHCP, by range": tag / v4 / UDP(sport=68, dport=67)},
         "NTP": {
-            "answer": v6 / ntp, "first fragment": ip(flags="MF") / ntp},
+            "answer": v6 / ntp, "first fragment": IP(flags="MF") / ntp},
         "ping": {
             "v4": v4 / ping, "v4 reply": v4 / ICMP(type=0) / data,
             "v6": v6 / ping6, "v6 reply": v6 / ICMPv6EchoReply() / data,
-            "first fragment": ip(flags="MF") / ping,
+            "first fragment": IP(flags="MF") / ping,
             "two tags": tag / Dot1Q(vlan=6) / v4 / ping},
         "ICMP": {
             "v4": v4 / unreach, "v6": v6 / unreach6 / data,
-            "v4 later fragment": ip(frag=100, proto=1) / data,
+            "v4 later fragment": IP(frag=100, proto=1) / data,
             "v6 later fragment": v6 / later(58) / data,
             "type is not that of v6": v4 / ICMP(type=128) / data,
             "type is not that of v4": v6 / ICMPv6EchoRequest(type=8) / data,
@@ -123,42 +116,40 @@ def _made():
             "router": v6 / ICMPv6ND_RA(), "redirect": v6 / ICMPv6ND_Redirect(),
             "vlan": tag / v6 / ICMPv6ND_NS()},
         "ARP": {
-            "request": ARP(psrc="10.9.0.1", pdst="10.9.0.2"),
-            "vlan": tag / ARP()},
+            "request": ARP(), "vlan": tag / ARP()},
         "other": {
-            "v4 ESP": v4 / ESP(), "v6 no next header": ip6(nh=59),
+            "v4 ESP": v4 / ESP(), "v6 no next header": IPv6(nh=59),
             "v6 ESP": v6 / ESP(), "v4 AH": v4 / AH() / tcp,
-            "ICMPv6 in v4": ip(proto=58) / data,
-            "ICMP in v6": ip6(nh=1) / data,
+            "ICMPv6 in v4": IP(proto=58) / data,
+            "ICMP in v6": IPv6(nh=1) / data,
             "802.3 length": LLC() / data,
             "nine extension headers": v6 / seven / dst / dst / tcp,
             "three tags": tag / tag / tag / v4 / tcp,
             "v6 later fragment of a chain": v6 / later(60) / data,
-            "v4 version": ip(version=5) / tcp,
-            "v4 header length": ip(ihl=4) / tcp,
-            "v6 version": ip6(version=4) / tcp},
+            "v4 version": IP(version=5) / tcp,
+            "v4 header length": IP(ihl=4) / tcp,
+            "v6 version": IPv6(version=4) / tcp},
     }
     cut = {"v4 header": (v4 / tcp, 14 + 19), "TCP": (v4 / tcp, 14 + 20 + 19),
-           "v4 options": (ip(ihl=15, proto=17) / udp, 14 + 59),
+           "v4 options": (IP(ihl=15, proto=17) / udp, 14 + 59),
            "UDP": (v4 / UDP(), 14 + 20 + 7), "ICMP": (v4 / ping, 14 + 20 + 7),
            "v6 header": (v6 / tcp, 14 + 39), "ND": (v6 / ICMPv6ND_NS(), 61),
            "tag": (tag / v4 / tcp, 14 + 3), "ARP": (ARP(), 14 + 27),
            "extension header": (v6 / route / udp, 14 + 40 + 23),
            "short extension header": (v6 / dst / udp, 14 + 40 + 7),
            "fragment header": (v6 / frag / udp, 14 + 40 + 7)}
-    frames = {"%s, %s" % (kind, name): (_bytes_of(layers), kind)
+    frames = {"%s, %s" % (kind, name): (frame(layers), kind)
               for kind, group in made.items()
               for name, layers in group.items()}
-    frames.update({"cut, " + name: (_bytes_of(layers)[:size], "other")
+    frames.update({"cut, " + name: (frame(layers)[:size], "other")
                    for name, (layers, size) in cut.items()})
     frames.update({
-        "ping to all": (_bytes_of(v4 / ping, ALL), "ping"),
-        "ping to a group": (_bytes_of(v6 / ping6, GROUP), "ping"),
-        "ARP to all": (_bytes_of(ARP(), ALL), "ARP"),
-        "Ethernet header alone": (
-            _bytes_of(Raw(b""))[:12] + b"\x88\xb5", "other"),
+        "ping to all": (frame(v4 / ping, everyone), "ping"),
+        "ping to a group": (frame(v6 / ping6, "33:33:00:00:00:01"), "ping"),
+        "ARP to all": (frame(ARP(), everyone), "ARP"),
+        "Ethernet header alone": (frame(b"")[:12] + b"\x88\xb5", "other"),
         # Sent back, this would be a broadcast.
-        "ping from all": (_bytes_of(v4 / ping, src=ALL), "BAD")})
+        "ping from all": (frame(v4 / ping, src=everyone), "BAD")})
     return frames
 
 
@@ -171,16 +162,9 @@ def sent_back(frame):
     return frame[6:12] + address + frame[12:]
 
 
-def describe(frame):
+def _describe(frame):
     """Return (kind, ports): TCP, UDP, ping, ICMP, ND, ARP or other, and of UDP
     the source and destination ports where the frame has them."""
-    try:
-        return _describe(frame)
-    except error:       # a header is cut, or not what it has to be
-        return "other", ()
-
-
-def _describe(frame):
     kind, rest = _take("!12xH", frame)
     for _ in range(2):
         if kind in (0x8100, 0x88a8):
@@ -188,14 +172,14 @@ def _describe(frame):
     if kind == 0x0806:
         _take("27xB", rest)
         return "ARP", ()
-    if kind not in (0x0800, 0x86dd):
-        return "other", ()
     if kind == 0x0800:
         protocol, offset, more, rest = _read_ipv4(rest)
         icmp, echo, nd = 1, (0, 8), ()
-    else:
+    elif kind == 0x86dd:
         protocol, offset, more, rest = _read_ipv6(rest)
         icmp, echo, nd = 58, (128, 129), range(133, 138)
+    else:
+        return "other", ()
     if protocol not in (6, 17, icmp):
         return "other", ()
     whole = not offset and not more
@@ -204,8 +188,8 @@ def _describe(frame):
     if protocol == 6:
         return "TCP", ()
     if protocol == 17:
-        return "UDP", () if offset or len(rest) < 4 else unpack_from(
-            "!HH", rest)
+        has_ports = not offset and len(rest) >= 4
+        return "UDP", unpack_from("!HH", rest) if has_ports else ()
     if not offset and rest and rest[0] in echo:
         return "ping", ()
     return "ND" if whole and rest[0] in nd else "ICMP", ()
@@ -245,28 +229,26 @@ def _read_ipv6(rest):
 
 
 def corpus(count, seed):
-    """Return frames of 14 bytes and more: the made ones, these cut at every
-    length, and then these with random changes, or all random."""
+    """Return frames of 14 bytes and more: the made ones cut at every length,
+    and then these with random changes, or random but for the EtherType."""
     chance = random.Random(seed)
     made = [frame for frame, _ in MADE.values()]
     frames = [frame[:size] for frame in made
               for size in range(14, len(frame) + 1)]
-    kinds = [b"\x08\x00", b"\x86\xdd", b"\x81\x00", b"\x88\xa8", b"\x08\x06"]
+    usual = [0, 1, 4, 6, 17, 43, 44, 51, 58, 60, 0x45, 0x60, 0xff]
     while len(frames) < count:
         frame = bytearray(chance.choice(made))
         if chance.random() < 0.2:
-            frame = bytearray(chance.getrandbits(8) for _ in range(
-                chance.randrange(14, 150)))
-            frame[12:14] = chance.choice(kinds)
-        else:
-            for _ in range(chance.randrange(1, 5)):
-                first = 12 if chance.random() < 0.1 else 14
-                at = min(len(frame) - 1, first + int(
-                    chance.random() ** 2 * (len(frame) - first)))
-                frame[at] = chance.choice((
-                    chance.getrandbits(8), chance.choice((
-                        0, 1, 4, 6, 17, 43, 44, 51, 58, 60, 0x45, 0x60, 0xff)),
-                    frame[at] ^ 1 << chance.randrange(8)))
+            frame[14:] = (chance.getrandbits(8) for _ in range(
+                chance.randrange(136)))
+            frame[0:12] = (chance.getrandbits(8) for _ in range(12))
+        for _ in range(chance.randrange(1, 5)):
+            first = 12 if chance.random() < 0.1 else 14
+            at = min(len(frame) - 1, first + int(
+                chance.random() ** 2 * (len(frame) - first)))
+            frame[at] = chance.choice([
+                chance.getrandbits(8), chance.choice(usual),
+                frame[at] ^ 1 << chance.randrange(8)])
         if chance.random() < 0.3:
             del frame[chance.randrange(14, len(frame) + 1):]
         frames.append(bytes(frame))

@@ -2,52 +2,59 @@
 with bad arguments, it says what to do in one line."""
 
 import collections
+import contextlib
+import fcntl
 import os
 import re
 import shutil
+import signal
+import subprocess
+import termios
 
 import pytest
 
-from common import (PYTHON, START_SECONDS, TRACERS, hide, mounted, run,
-                    run_command, tool_path)
+from common import (PYTHON, START_SECONDS, TRACERS, burst, hide, mounted, run,
+                    run_command, tool_path, wait_until)
 
-# always: arguments without which a tool does not start; soon: arguments with
-# which it ends soon.
-Edges = collections.namedtuple("Edges", "always soon bad_arguments ebpf")
+# always: arguments without which a tool does not start; soon: with which it
+# ends soon; idle: with which it writes no row soon.
+Edges = collections.namedtuple("Edges", "always soon idle bad_arguments ebpf")
+IDLE = ["-p", str(os.getpid())]
+BAD_TRACER = [
+    "-p x", "-p 1;", "-p", "-p=", "-d 0", "-d x", "-d nan", "-d inf",
+    "--probe x", "--cgroupmap", "--cgroupmap=",
+    '--cgroupmap /x";int', "--cgroupmap /no/such", "--mntnsmap relative",
+    "extra", "--nonesuch"]
+BAD_COUNTER = ["x", "0", "-1", "nan", "inf", "1e99", "1 0", "1 -1", "1 x",
+               "1 1 1", "-N -S", "-NS", "--nonesuch"]
 TOOLS = {
     "killsnoop": Edges(
-        [], ["-d", "0.3"],
-        ["-p x", "-p", "-p 1;", "-p=", "-T a", "-T", "-T=1||1", "-s FOO",
-         "-s 65", "-s -1", "-s=", "-s 9,", "-s RTMIN+99", "-s SIG", "-u root",
-         "-d 0", "-d x", "-d nan", "-d inf", "--probe x", "--cgroupmap",
-         '--cgroupmap /x";int', "--cgroupmap /no/such", "--mntnsmap relative",
-         "extra", "--nonesuch"],
+        [], ["-d", "0.3"], IDLE,
+        ["-T a", "-T", "-T=1||1", "-s FOO", "-s 65", "-s -1", "-s=", "-s 9,",
+         "-s RTMIN+99", "-s SIG", "-u root", *BAD_TRACER],
         (["-p", "181", "-s", "9,TERM"],
          ["#define ONLY_PID 181\n", "sig == 9 || sig == 15"])),
     "madvsnoop": Edges(
-        [], ["-d", "0.3"],
-        ["-p x", "-p 1;", "-t x", "-n", "-a FOO", "-a=", "-a 4,", "-a MADV_",
-         "-a 4294967296", "-m x", "-m=-1", "-m nan", "-m 0", "-m 1e300",
-         "-d 0", "-d x", "-d nan", "-d inf", "-d 1e300", "--probe x",
-         "--cgroupmap=", '--cgroupmap /x";int', "--mntnsmap relative", "1",
-         "-S 0", "-S x", "-S 1 0", "-S 1 -1", "-S 1 0.5", "-S 1 1 1",
-         "-S 1 1" + 400 * "0", "-S -M", "-H -U", "-Hj", "--nonesuch"],
+        [], ["-d", "0.3"], IDLE,
+        ["-t x", "-n", "-a FOO", "-a=", "-a 4,", "-a MADV_", "-a 4294967296",
+         "-m x", "-m=-1", "-m nan", "-m 0", "-m 1e300", "-d 1e300", "1", "-S 0", "-S x",
+         "-S 1 0", "-S 1 -1", "-S 1 0.5", "-S 1 1 1", "-S 1 1" + 400 * "0",
+         "-S -M", "-H -U", "-Hj", *BAD_TRACER],
         (["-p", "181", "-a", "FREE,99", "-n", '"; int'],
          ["#define ONLY_PID 181\n", "advice == 8 || advice == 99",
           "event->comm[0] == 34 && event->comm[1] == 59"])),
     "countp": Edges(
-        ["lo", "--other", "drop"], ["0.1", "2"],
-        ["x", "0", "-1", "nan", "1e99", "1 0", "1 x", "1 1 1", "-N -S",
-         "--tcp x", "--udp=", "--other PASS", "-k=", "-k 0x35", "-k 65536",
+        ["lo", "--other", "drop"], ["0.1", "2"], ["100"],
+        ["--tcp x", "--udp=", "--other PASS", "-k=", "-k 0x35", "-k 65536",
          "-k 9-8", "-k 53,", "-k 1)||(1", "-k -1", "-k 53" + 64 * ",53",
-         "--nonesuch"],
+         *BAD_COUNTER],
         (["-k", "53-54,src:9"],
          ["#define ADDRESS { 0, 0, 0, 0, 0, 0 }\n",
           "(ntohs(((__be16 *)at)[1]) >= 53 && ntohs(((__be16 *)at)[1]) <= 54)"
           " || (ntohs(((__be16 *)at)[0]) >= 9 "])),
     "protostats": Edges(
-        ["lo"], ["0.1", "2"],
-        ["x", "0", "-1", "inf", "1 0", "1 -1", "1 x", "1 1 1", "-NS", "-k 1"],
+        ["lo"], ["0.1", "2"], ["100"],
+        ["-k 1", *BAD_COUNTER],
         ([], ["int protostats(struct xdp_md *ctx)"]))}
 each_tool = pytest.mark.parametrize("tool", TOOLS)
 each_tracer = pytest.mark.parametrize("tool", TRACERS)
@@ -74,9 +81,8 @@ def standalone(request, tool, tmp_path):
     environment, after a command. Check that it leaves nothing there."""
     name = request.param % tool
     shutil.copy(tool_path(tool), str(tmp_path / name))
-    os.chmod(str(tmp_path), 0o755)
-    os.chmod(str(tmp_path.parent), 0o755)
-    os.chmod(str(tmp_path.parent.parent), 0o755)
+    for folder in tmp_path, tmp_path.parent, tmp_path.parent.parent:
+        folder.chmod(0o755)
 
     def run_alone(*args, prefix=(), env=()):
         return run_command("unshare", "--net", "env", "-i", *env, *prefix,
@@ -149,6 +155,48 @@ def test_ebpf(tool):
         assert word in done.stdout
 
 
+@contextlib.contextmanager
+def piped(tool, *args):
+    """Yield the Popen of a tool that has attached, in a network namespace of
+    its own. Its pipe for rows is small."""
+    F_SETPIPE_SZ = 1031
+    process = subprocess.Popen(
+        ["unshare", "--net", PYTHON, tool_path(tool), *TOOLS[tool].always,
+         *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    fcntl.fcntl(process.stdout, F_SETPIPE_SZ, 4096)
+    with process:
+        try:
+            assert process.stdout.readline().split()[0] in (b"TIME", b"PID")
+            yield process
+        finally:
+            process.kill()
+
+
+@each_tool
+def test_second_signal_ends_it_at_once(tool):
+    """While nobody reads what it writes."""
+    with piped(tool, *[] if tool in TRACERS else ["0.01"]) as process:
+        if tool in TRACERS:
+            assert burst(tool, 1000).wait(60) == 0
+        wait_until(lambda: int.from_bytes(fcntl.ioctl(
+            process.stdout, termios.FIONREAD, bytes(4)), "little") > 3900)
+        process.send_signal(signal.SIGINT)
+        with open("/proc/%d/status" % process.pid) as f:
+            wait_until(lambda: f.seek(0) or not int(re.search(
+                r"SigCgt:\s*(\w+)", f.read())[1], 16) & 1 << signal.SIGINT - 1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT
+
+
+@each_tool
+def test_closed_pipe_ends_it_quietly(tool):
+    """Also when no row follows that would be written."""
+    with piped(tool, *TOOLS[tool].idle) as process:
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert re.fullmatch(b"(lo, .*\n)?", process.stderr.read())
+
+
 @each_tool
 def test_full_disk(tool):
     done = run(tool, *TOOLS[tool].always, timeout=START_SECONDS, prefix=[
@@ -176,11 +224,13 @@ def test_no_debugfs(tool):
         check_runs(done)
 
 
-@each_tracer
+@each_tool
 def test_no_capabilities(tool):
     """Root without them: it says why each probe type is refused."""
-    done = run(tool, prefix=["setpriv", "--bounding-set=-all",
-                             "--inh-caps=-all"])
+    done = run(tool, *TOOLS[tool].always, prefix=[
+        "unshare", "--net", "setpriv", "--bounding-set=-all",
+        "--inh-caps=-all"])
     check_refusal(done)
-    assert re.search(": no fentry: .+; no tracepoint: .+; no kprobe: .+",
+    assert re.search(": no fentry: .+; no tracepoint: .+; no kprobe: .+"
+                     if tool in TRACERS else "Operation not permitted",
                      done.stderr)

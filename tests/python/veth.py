@@ -52,7 +52,7 @@ class Port:
         return subprocess.check_output(["ip", "-n", self.namespace, *args])
 
     def popen(self, *command, **popen):
-        return subprocess.Popen(self.prefix + list(command), **popen)
+        return subprocess.Popen([*self.prefix, *command], **popen)
 
     def run(self, tool, *args, prefix=()):
         """Run a tool that ends by itself. Return its CompletedProcess."""
@@ -62,11 +62,10 @@ class Port:
         """Return a Tool on this interface, to be started."""
         return Tool(name, self.name, *args, prefix=self.prefix, **popen)
 
-    def link(self, *options):
+    def link(self):
         """Return what ip(8) shows of the interface."""
-        shown = json.loads(self.ip("-j", *options, "link", "show", "dev",
-                                   self.name))
-        return [link for link in shown if link][0]
+        shown = self.ip("-j", "-s", "link", "show", "dev", self.name)
+        return next(filter(None, json.loads(shown)))
 
     def xdp(self):
         """Return {program ID: mode, a value of ATTACHED}."""
@@ -75,35 +74,28 @@ class Port:
                 for one in xdp.get("attached", [xdp])} if xdp else {}
 
 
-class Wire:
+class Wire(socket.socket):
     """A packet socket on an interface, for whole frames."""
 
     def __init__(self, port):
         ETH_P_ALL, SO_RCVBUFFORCE, SOL_PACKET, PACKET_AUXDATA = 3, 33, 263, 8
         with inside(port.namespace):
-            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-            self.socket.bind((port.name, ETH_P_ALL))
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
-        self.socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        self.socket.settimeout(0.5)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.socket.close()
+            super().__init__(socket.AF_PACKET, socket.SOCK_RAW)
+            self.bind((port.name, ETH_P_ALL))
+        self.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        self.settimeout(0.5)
 
     def send(self, *frames):
         """Send all. Try again while veth's ring is full."""
         for frame in frames:
             while True:
                 try:
-                    self.socket.send(frame)
+                    super().send(frame)
                     break
                 except OSError as e:
-                    if e.errno != errno.ENOBUFS:
-                        raise
-                time.sleep(0.001)
+                    assert e.errno == errno.ENOBUFS
+                    time.sleep(0.001)
         time.sleep(0.2)     # the kernel receives them a little later
 
     def seen(self):
@@ -114,7 +106,7 @@ class Wire:
         frames = []
         with contextlib.suppress(socket.timeout):
             while True:
-                frame, extra, _, source = self.socket.recvmsg(1 << 17, 256)
+                frame, extra, _, source = self.recvmsg(1 << 17, 256)
                 status, tci, kind = struct.unpack_from("=I12xHH", extra[0][2])
                 if status & TP_STATUS_VLAN_VALID:
                     tag = struct.pack("!HH", kind, tci)
@@ -139,9 +131,9 @@ class Network:
             with inside(port.namespace), open(
                     "/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as f:
                 f.write("1")
-        self.near.ip("link", "add", "near0", "address", RECEIVER, "type",
-                     "veth", "peer", "name", "far0", "address", SENDER,
-                     "netns", self.far.namespace)
+        self.near.ip(*("link add near0 address %s type veth peer name far0 "
+                       "address %s netns %s" % (
+                           RECEIVER, SENDER, self.far.namespace)).split())
         for port in self.near, self.far:
             port.ip("link", "set", "lo", "up")
             port.ip("link", "set", port.name, "up")
@@ -153,10 +145,8 @@ def pass_program():
     BPF_PROG_TYPE_XDP = 6
     code = struct.pack("=BBhiBBhi", 0xb7, 0, 0, 2,      # r0 = XDP_PASS
                        0x95, 0, 0, 0)                   # exit
-    fd = lib.bcc_prog_load(BPF_PROG_TYPE_XDP, b"foreign", code, len(code),
-                           b"GPL", 0, 0, None, 0)
-    assert fd >= 0, os.strerror(ctypes.get_errno())
-    return fd
+    return lib.bcc_prog_load(BPF_PROG_TYPE_XDP, b"foreign", code, len(code),
+                             b"GPL", 0, 0, None, 0)
 
 
 @contextlib.contextmanager
