@@ -21,10 +21,9 @@ from common import (PYTHON, START_SECONDS, TRACERS, burst, hide, mounted, run,
 Edges = collections.namedtuple("Edges", "always soon idle bad_arguments ebpf")
 IDLE = ["-p", str(os.getpid())]
 BAD_TRACER = [
-    "-p x", "-p 1;", "-p", "-p=", "-d 0", "-d x", "-d nan", "-d inf",
-    "--probe x", "--cgroupmap", "--cgroupmap=",
-    '--cgroupmap /x";int', "--cgroupmap /no/such", "--mntnsmap relative",
-    "extra", "--nonesuch"]
+    "-p x", "-p 1;", "-p", "-p=", "-d 0", "-d x", "-d nan", "-d inf", "extra",
+    "--probe x", "--cgroupmap", "--cgroupmap=", '--cgroupmap /x";int',
+    "--cgroupmap /no/such", "--mntnsmap relative", "--nonesuch"]
 BAD_COUNTER = ["x", "0", "-1", "nan", "inf", "1e99", "1 0", "1 -1", "1 x",
                "1 1 1", "-N -S", "-NS", "--nonesuch"]
 TOOLS = {
@@ -37,9 +36,9 @@ TOOLS = {
     "madvsnoop": Edges(
         [], ["-d", "0.3"], IDLE,
         ["-t x", "-n", "-a FOO", "-a=", "-a 4,", "-a MADV_", "-a 4294967296",
-         "-m x", "-m=-1", "-m nan", "-m 0", "-m 1e300", "-d 1e300", "1", "-S 0", "-S x",
-         "-S 1 0", "-S 1 -1", "-S 1 0.5", "-S 1 1 1", "-S 1 1" + 400 * "0",
-         "-S -M", "-H -U", "-Hj", *BAD_TRACER],
+         "-m x", "-m=-1", "-m nan", "-m 0", "-m 1e300", "-d 1e300", "1",
+         "-S 0", "-S x", "-S 1 0", "-S 1 -1", "-S 1 0.5", "-S 1 1 1",
+         "-S 1 1" + 400 * "0", "-S -M", "-H -U", "-Hj", *BAD_TRACER],
         (["-p", "181", "-a", "FREE,99", "-n", '"; int'],
          ["#define ONLY_PID 181\n", "advice == 8 || advice == 99",
           "event->comm[0] == 34 && event->comm[1] == 59"])),
@@ -53,8 +52,7 @@ TOOLS = {
           "(ntohs(((__be16 *)at)[1]) >= 53 && ntohs(((__be16 *)at)[1]) <= 54)"
           " || (ntohs(((__be16 *)at)[0]) >= 9 "])),
     "protostats": Edges(
-        ["lo"], ["0.1", "2"], ["100"],
-        ["-k 1", *BAD_COUNTER],
+        ["lo"], ["0.1", "2"], ["100"], ["-k 1", *BAD_COUNTER],
         ([], ["int protostats(struct xdp_md *ctx)"]))}
 each_tool = pytest.mark.parametrize("tool", TOOLS)
 each_tracer = pytest.mark.parametrize("tool", TRACERS)
@@ -95,8 +93,8 @@ def standalone(request, tool, tmp_path):
 
 @each_tool
 def test_standalone(tool, standalone):
-    headers = ["BCC_KERNEL_SOURCE=" + os.environ["BCC_KERNEL_SOURCE"]
-               ] if "BCC_KERNEL_SOURCE" in os.environ else []
+    headers = ["%s=%s" % variable for variable in os.environ.items()
+               if variable[0] == "BCC_KERNEL_SOURCE"]
     python = [PYTHON, "-I"] if "-" in standalone.name else []
     check_runs(standalone(*TOOLS[tool].soon, prefix=python, env=headers))
 
@@ -231,6 +229,5 @@ def test_no_capabilities(tool):
         "unshare", "--net", "setpriv", "--bounding-set=-all",
         "--inh-caps=-all"])
     check_refusal(done)
-    assert re.search(": no fentry: .+; no tracepoint: .+; no kprobe: .+"
-                     if tool in TRACERS else "Operation not permitted",
-                     done.stderr)
+    assert re.search("no fentry: .+; no tracepoint: .+; no kprobe: .+" if (
+        tool in TRACERS) else "Operation not permitted", done.stderr)

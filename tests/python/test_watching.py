@@ -240,24 +240,22 @@ def test_any_program(network, programs):
         tool.lines())))) == set("PDTRA")
 
 
-CHANGES = {     # of (link, port, another program)
-    "link, replaced": lambda link, _, other: lib.bpf_link_update(
-        link.fileno(), other, None),
-    "link, removed": lambda link, *_: link.close(),
-    "netlink, replaced": lambda _, port, other: set_by_netlink(other, port),
-    "netlink, removed": lambda _, port, __: set_by_netlink(-1, port)}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_ends_with_the_program(change, network, programs):
-    near, attached = network.near, netlinked if "net" in change else linked
+@pytest.mark.parametrize("attached", [linked, netlinked])
+@pytest.mark.parametrize("other", ["drop_all", None])
+def test_ends_with_the_program(attached, other, network, programs):
+    """It is replaced by another, or removed."""
+    near, program = network.near, programs.get(other, -1)
     with attached(programs["pass_all"], near) as link:
         tool = near.tool("protostats", "-w").start()
         send(network.far, udp())
-        CHANGES[change](link, near, programs["drop_all"])
+        if attached == netlinked:
+            set_by_netlink(program, near)
+        elif other:
+            lib.bpf_link_update(link.fileno(), program, None)
+        else:
+            link.close()
         assert tool.process.wait(60) == 1
-        assert list(map(program_name, near.xdp())) == ["drop_all"] * (
-            "replaced" in change)
+        assert list(map(program_name, near.xdp())) == [other] * bool(other)
     assert tool.stderr.count("\n") == 2
     assert "the program was replaced or removed" in tool.stderr
     assert counted(tool) == {("UDP", "PASS"): COUNT}

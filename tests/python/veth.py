@@ -164,8 +164,7 @@ def linked(program, port, mode="native"):
 def set_by_netlink(program, port, mode="native"):
     """Attach a program in place of what is there, or -1 for none."""
     with inside(port.namespace):
-        assert lib.bpf_attach_xdp(port.name.encode(), program,
-                                  MODES[mode]) == 0
+        assert not lib.bpf_attach_xdp(port.name.encode(), program, MODES[mode])
 
 
 @contextlib.contextmanager
