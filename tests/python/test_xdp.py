@@ -270,8 +270,7 @@ def test_interface_goes(tool, option, change, network):
         far.send(*[TCP] * COUNT)
     clock = ~running.process.pid << 3 | 2   # clock_getcpuclockid(3)
     before = time.clock_gettime(clock)
-    network.near.ip("link", "set", "near0", "down")
-    network.near.ip("link", "set", "near0", "name", "near1")
+    network.near.ip("link", "set", "near0", "down", "name", "near1")
     time.sleep(1)
     assert time.clock_gettime(clock) - before < 0.02
     network.near.ip("link", *change)
