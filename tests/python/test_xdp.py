@@ -1,13 +1,13 @@
 """What both XDP tools must do: parse, count, attach, and leave nothing."""
 
 import collections
+import concurrent.futures
 import csv
 import ctypes
 import os
 import re
 import signal
 import subprocess
-import threading
 import time
 
 from bcc.libbcc import lib
@@ -161,11 +161,8 @@ def test_rates(tool, mode, network):
             far.send(*[UDP, UDP, UDP, TCP] * 5003)
     with network.near.tool(tool, OPTION[mode], "-jb" if bits else "-j",
                            "0.5") as running:
-        threads = [threading.Thread(target=send, args=(cpu,)) for cpu in cpus]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with concurrent.futures.ThreadPoolExecutor(len(cpus)) as threads:
+            list(threads.map(send, cpus))
         wait_for_rows(running, 2)
     number = 3 * 5003 * len(cpus)
     assert totals(running)["UDP"] == (number, number * len(UDP))
@@ -270,7 +267,8 @@ def test_interface_goes(tool, option, change, network):
         far.send(*[TCP] * COUNT)
     clock = ~running.process.pid << 3 | 2   # clock_getcpuclockid(3)
     before = time.clock_gettime(clock)
-    network.near.ip("link", "set", "near0", "down", "name", "near1")
+    network.near.ip("link", "set", "near0", "down")
+    network.near.ip("link", "set", "near0", "name", "near1")
     time.sleep(1)
     assert time.clock_gettime(clock) - before < 0.02
     network.near.ip("link", *change)
