@@ -14,8 +14,8 @@ import time
 import pytest
 
 from common import (ATTACHMENTS, COUNT, TRACERS, Tool, bpf_programs, burst,
-                    fdinfo, mounted, odd_name, own_rows, pinned_map, run,
-                    started, wait_until)
+                    fdinfo, mounted, odd_name, own_rows, pinned_map, started,
+                    wait_until)
 
 each_tool = pytest.mark.parametrize("tool", TRACERS)
 PERF_BUFFER, RING_BUFFER = 4, 27    # enum bpf_map_type
@@ -177,28 +177,6 @@ def test_last_events_and_odd_names(tool, locale, shown):
         assert tool.stop(signal.SIGTERM) == 0
     assert sum(" %s " % shown in row for row in tool.rows) == COUNT
     assert tool.stderr == ""
-
-
-@each_tool
-def test_second_signal_ends_it_at_once(tool):
-    """While nobody reads what it writes: more than a pipe holds."""
-    with started(tool, *TRACERS[tool].only_acts, stdout=subprocess.PIPE,
-                 stderr=subprocess.PIPE) as process:
-        process.stdout.readline()
-        assert burst(tool, 20000).wait(60) == 0
-        while process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.05)
-        assert process.returncode == -signal.SIGINT
-        assert process.stderr.read() == b""
-
-
-@each_tool
-def test_full_disk(tool):
-    done = run(tool, prefix=["sh", "-c", 'exec "$@" > /dev/full', "sh"])
-    assert done.returncode == 1
-    assert re.fullmatch(tool + ".py: can't .*write: No space left on device\n",
-                        done.stderr)
 
 
 @pytest.mark.parametrize("option", [     # see kernels/run
