@@ -171,8 +171,9 @@ def test_rates(tool, mode, network):
     rows = list(csv.DictReader(running.lines()))
     rates = [float(row[column]) for row in rows]
     assert min(rates) >= 0
-    assert 0.5 * sum(rates) == pytest.approx(
-        number * (8 * len(UDP) if bits else 1), rel=0.15)
+    # An interval can take longer than 0.5 s: then a rate is lower.
+    share = 0.5 * sum(rates) / (number * (8 * len(UDP) if bits else 1))
+    assert 0.6 < share < 1.05
     percent = "75.0" if tool == "countp" else "0.0"
     assert rows[rates.index(max(rates))]["DROP%"] == percent
     if tool == "countp":
