@@ -54,7 +54,7 @@ def text(tool):
     failed = ["- %s: %s\n" % (tracer, error)
               for (name, tracer), error in errors.items() if name == tool]
     return "\n".join(tables + (
-        failed and ["Tools that failed to start:\n", "".join(failed)]))
+        failed and ["Tools that failed:\n", "".join(failed)]))
 
 
 def table(tool, work):

@@ -126,9 +126,14 @@ class Process(subprocess.Popen):
         if self.poll() is not None:
             self.fail()
         pidfd = os.pidfd_open(self.pid)
-        signal.pidfd_send_signal(pidfd, signal.SIGINT)
+        for _ in range(6):      # bpftrace can miss one
+            signal.pidfd_send_signal(pidfd, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.wait(5)
+                break
+        else:
+            raise RuntimeError("does not end by SIGINT")
         os.close(pidfd)
-        self.wait(20)
 
 
 def run(loads, seconds):

@@ -104,7 +104,8 @@ def test_pycodestyle():
     ids=os.path.basename)
 def test_spelling(path, tmp_path):
     """Of all but code, output, options and words in capitals."""
-    text = re.sub(r"`[^`]*`|https?://\S+", " ", path.read_text())
+    text = re.sub(r"(?m)`[^`]*`|https?://\S+|^    .*", " ",
+                  path.read_text())
     if path.suffix == ".txt":
         text = re.sub(r"(?ms)^# \./.*?(\n\n|\Z)", "\n", text)
     text = re.sub(r"\b[A-Z][A-Z_\d]+s?\b|(\\?-)+[a-z]\w*", " ", text)
