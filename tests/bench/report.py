@@ -18,7 +18,8 @@ NOTES = """# Results of tests/bench/run %s
 
 %s.
 
-Medians of %d rounds (two processes: 1), for ns the lowest and highest as well.
+Medians of %d rounds or less (two processes: 1), for ns the lowest and highest
+as well.
 Compare within a table. CPU, memory (RSS) and start-up are the tracer's.
 """
 GRAY = "#757d87"        # readable on white and on black
@@ -40,7 +41,8 @@ def attempt(tool, work, tracer, load, function):
     print("%s: %s: %s %s" % (tool, work, tracer, load), file=sys.stderr)
     try:
         measures = function() or {}
-    except (OSError, RuntimeError, subprocess.SubprocessError) as e:
+    except (AttributeError, OSError, RuntimeError, ValueError,
+            subprocess.SubprocessError) as e:
         errors[tool, tracer] = e
         return {}
     for name, value in measures.items():
@@ -142,15 +144,13 @@ def plot_cost(tool, ax):
 
 def plot_seen(tool, ax):
     """Draw the share of calls seen against calls a second."""
-    lines, place = collections.defaultdict(list), 100
+    lines = collections.defaultdict(list)
     for (tracer, _), measures in found[tool, SEEN].items():
-        lines[tracer].append(measures["calls/s"] + measures["seen %"])
-    for color, name in sorted(enumerate(lines, 1),
-                              key=lambda line: -lines[line[1]][-1][1]):
-        x, y = lines[name][-1]
-        place = min(place, y) - 9
-        ax.plot(*zip(*lines[name]), "C%d" % color, marker="o", markersize=3)
-        ax.text(x, place, name, color="C%d" % color, ha="right")
+        lines[tracer].append((measures["calls/s"][0], measures["seen %"][0]))
+    for number, name in enumerate(lines):       # wide lines below narrow ones
+        ax.plot(*zip(*lines[name]), "C%d" % (number + 1), marker="o",
+                markersize=3, linewidth=2 * (len(lines) - number), label=name)
+    ax.legend(loc="lower left", frameon=False)
     ax.set_title("%% of %s(2) calls seen" % CALLS[tool])
-    ax.set_xlabel("calls a second, until the tracer is the limit")
+    ax.set_xlabel("calls a second, in steps up to the tracer's limit")
     ax.set_ylim(0, 105)

@@ -56,8 +56,8 @@ TRACERS = {"killsnoop": [
 ], "madvsnoop": [
     own("madvsnoop", PID, steps=True),
     own("madvsnoop -m 1000000", ready="PID"),
-    own("madvsnoop -S", PID + r"+\S+ +DONTNEED +(?P<count>\d+)", "Tracing",
-        True),
+    own("madvsnoop -S", r"^(?P<pid>\d+) +\S+ +DONTNEED +(?P<count>\d+)",
+        "Tracing", True),
     Tracer("perf trace -s", ["perf", "trace", "-a", "-s", "-e", "madvise"]),
     Tracer("bpftrace, rows", ["bpftrace", "-e", ROWS], PID, steps=True),
     Tracer("bpftrace, sums", ["bpftrace", "-e", SUMS],
@@ -152,7 +152,7 @@ def measure(tracer, loads, seconds):
         return run(loads, seconds)
     pids = [load.pid for load in loads]
     sign = tracer.ready or tracer.row or ""
-    with Process([word.replace("PID", str(pids[0]))
+    with Process([str(pids[0]) if word == "PID" else word
                   for word in tracer.command]) as process:
         start = process.wait_for(
             lambda: re.search(sign, process.output(), re.M))
@@ -182,7 +182,7 @@ def measure_all(tool, rounds, old):
     call = CALLS[tool]
     tracers = with_earlier([
         Tracer("untraced", []), *TRACERS[tool],
-        Tracer("two empty programs", [
+        Tracer("empty tracepoint programs", [
             sys.executable, "-c", BASELINE % (call, call)], ready="Attached"),
         Tracer("trace-bpfcc", ["trace-bpfcc", "t:syscalls:sys_exit_" + call],
                PID),

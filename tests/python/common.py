@@ -174,7 +174,7 @@ class Tool:
         start = len(self.rows)
         yield rows
         self.mark()
-        self.mark()     # by now also rows of other CPUs have been printed
+        self.mark()     # meanwhile other CPUs' rows have been printed
         rows += [row for row in self.table(start)
                  if self.workload.number(row) not in self.marks]
 
@@ -266,5 +266,7 @@ def odd_name(name):
     with open("/proc/thread-self/comm", "rb+", buffering=0) as f:
         old = f.read()[:-1]
         f.write(name)
-        yield
-        f.write(old)
+        try:
+            yield
+        finally:
+            f.write(old)

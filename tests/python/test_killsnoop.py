@@ -210,10 +210,12 @@ def memory_cgroup(cgroup2, tmp_path):
     for limit in "max", "swap.max", "limit_in_bytes", "memsw.limit_in_bytes":
         if (group / ("memory." + limit)).exists():
             (group / ("memory." + limit)).write_text(str(16 << 20))
-    yield str(group)
-    group.rmdir()
-    if top == tmp_path:
-        subprocess.check_call(["umount", str(tmp_path)])
+    try:
+        yield str(group)
+        group.rmdir()
+    finally:        # before pytest removes what is below
+        if top == tmp_path:
+            subprocess.check_call(["umount", str(tmp_path)])
 
 
 @pytest.mark.short
