@@ -146,7 +146,6 @@ def dontneed(address, length):
     return (time.perf_counter() - begin) * 1e6
 
 
-@pytest.mark.short
 def test_summary(probe, other, pages):
     _, fd, stack = other
     with Tool("madvsnoop", *probe, "-Sjp", ME) as tool:
@@ -336,6 +335,7 @@ def test_intervals():
     assert max(map(len, tool.rows)) <= 80
 
 
+@pytest.mark.short
 def test_summary_names_the_process():
     """Not the thread that called first, except if the process has ended."""
     with open("/proc/self/comm") as f:
