@@ -336,11 +336,12 @@ def test_intervals():
 
 
 @pytest.mark.short
-def test_summary_names_the_process():
+@pytest.mark.parametrize("cell", ["madvsnoop-tracepoint"])  # see kernels/run
+def test_summary_names_the_process(cell):
     """Not the thread that called first, except if the process has ended."""
     with open("/proc/self/comm") as f:
         comm = f.read().strip()
-    with Tool("madvsnoop", "-S", *ACTS) as tool:
+    with Tool("madvsnoop", "-S", "--probe", cell[10:], *ACTS) as tool:
         act_as("some-thread", "RANDOM")
         in_child(act_as, "a\r99", "RANDOM")
     assert summed(tool, "COMM")[0] == {comm: 1, "a?99": 1}
