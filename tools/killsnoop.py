@@ -76,7 +76,7 @@ examples = """examples:
 
 def signals(text):
     """Return the signal numbers of a list such as 9,TERM,RTMIN+3."""
-    return [range(signal.NSIG).index(int(signal_numbers.get(    # checks
+    return [range(signal.NSIG).index(int(signal_numbers.get(    # or ValueError
         "SIG" + re.sub("^SIG", "", name), name)))
         for name in text.upper().replace(" ", "").split(",")]
 
@@ -128,7 +128,7 @@ columns = [
 line = " ".join(form for _, form, shown in columns if shown) + "\n"
 shown_values = operator.itemgetter(
     *[i for i, (_, _, shown) in enumerate(columns) if shown])
-batch, stopped, lost_by_perf, cgroups = [], [], [], {}
+batch, stopped, lost_by_perf, cgroups = [], [], [], {0: 0}  # 0: without -g
 
 bpf_text = """
 #include <uapi/linux/ptrace.h>
@@ -140,7 +140,7 @@ struct event {
     s32 target, sig;    /* target is ANY if unknown */
     s32 ret;            /* before the return: the TID argument of tgkill */
     u8 syscall, is_thread;  /* target is a TID: look up its process */
-    u16 effect;         /* 1 + signal_generate's result; SIGCONT never fails */
+    u16 effect;         /* 1 + signal_generate's result; 1 for SIGCONT */
     char comm[16], tcomm[16];
 };
 
@@ -234,7 +234,7 @@ TRACEPOINT_PROBE(signal, signal_generate)
     u64 id = bpf_get_current_pid_tgid();
     u32 pid = id >> 32, tid = id, uid = bpf_get_current_uid_gid();
     s32 sig = args->sig;
-    struct event *event = calls.lookup(&tid), alone;
+    struct event *event = calls.lookup(&tid), single;
     int in_call = event && event->ts && event->sig == sig;
 
     if (in_call && event->effect) {     /* next member of a process group */
@@ -247,16 +247,16 @@ TRACEPOINT_PROBE(signal, signal_generate)
             pid = uid = 0;              /* the kernel itself */
         if (!ALL_SIGNALS || !wanted(pid, uid, sig))
             return 0;
-        event = &alone;
+        event = &single;
         fill(event, pid, uid, 0, 0, sig, NO_CALL);
     }
     event->effect = sig == SIGCONT ? 1 : 1 + args->result;
-    bpf_probe_read_kernel(event->tcomm, 16, args->comm);    /* or zero */
+    bpf_probe_read_kernel(event->tcomm, 16, args->comm);    /* zero on error */
     if (event->syscall == KILL && event->target <= 0)
         return 0;                       /* a process group, as given */
     if (args->pid == tid) {
         event->target = id >> 32;
-    } else if (args->pid != event->ret) {       /* else it is as given */
+    } else if (args->pid != event->ret) {       /* else keep what was given */
         event->target = args->pid;
         event->is_thread = !args->group;
     }
@@ -330,7 +330,7 @@ def start():
                 if probe == "fentry" and not supported(26, None):
                     raise RuntimeError("not supported by this kernel")
                 text = program(probe)
-                bpf = BPF(text=text)            # attaches all but kprobes
+                bpf = BPF(text=text, cflags=["-w"])  # attaches all but kprobes
                 for name in re.findall(r"int leave_(\w+)", text):
                     bpf.attach_kretprobe(event=name, fn_name="leave_" + name)
                     bpf.attach_kprobe(event=name, fn_name="syscall__" + name)
@@ -346,7 +346,7 @@ def start():
         os.dup2(saved[1], 2)
         for fd in [reader, writer] + saved:
             os.close(fd)
-    bpf["calls"].clear()    # in flight: the return may have been missed
+    bpf["calls"].zero()     # in flight: the return may have been missed
     bpf["lost"].clear()
     if args.verbose:
         sys.stderr.write("Tracing by %s.\n" % "; ".join([probe] + refusals))
@@ -435,7 +435,7 @@ def main():
     write([shown_values([title for title, _, _ in columns])])
     while not last:
         if len(batch) < BATCH and reader.poll(50) or time.monotonic() >= end:
-            stopped.append("stdout was closed, or time is over")
+            stopped.append("-d expired, or stdout closed")
         last = bool(stopped)
         batch.clear()
         consume()
