@@ -150,7 +150,7 @@ struct event {
 };
 
 /* By thread. Entries stay: inserting and deleting would cost 200 ns a call. */
-BPF_TABLE("lru_hash", u32, struct event, calls, 10240);
+BPF_TABLE("lru_hash", u32, struct event, calls, 65536);
 BPF_PERCPU_ARRAY(lost, u64, 1);
 
 /* Atomic: another thread can preempt the program, and run it on this CPU. */
@@ -354,7 +354,7 @@ def start():
                 if probe == "fentry" and not supported(26, None):
                     raise RuntimeError("not supported by this kernel")
                 text = program(probe)
-                bpf = BPF(text=text)            # attaches all but kprobes
+                bpf = BPF(text=text, cflags=["-w"])  # attaches all but kprobes
                 for name in re.findall(r"int leave_(\w+)", text):
                     bpf.attach_kretprobe(event=name, fn_name="leave_" + name)
                     bpf.attach_kprobe(event=name, fn_name="syscall__" + name)
@@ -370,7 +370,7 @@ def start():
         os.dup2(saved[1], 2)
         for fd in [reader, writer] + saved:
             os.close(fd)
-    bpf["calls"].clear()    # in flight: the return may have been missed
+    bpf["calls"].zero()     # in flight: the return may have been missed
     bpf["lost"].clear()
     if args.verbose:
         sys.stderr.write("Tracing by %s.\n" % "; ".join([probe] + refusals))
@@ -452,14 +452,14 @@ def print_tables(bpf):
     """Print what was added to the sums since the last time."""
     now, found = clock(int(time.time())), []
     for key, cpus in bpf["sums"].items():
-        place, pid = bytes(key), -key.number
+        raw_key, pid = bytes(key), -key.number
         sums = [sum(getattr(cpu, field) for cpu in cpus)
                 for field in ("calls", "ns", "failed", "bytes")]
         calls, ns, failed, length = map(
-            operator.sub, sums, sums_shown.get(place, [0] * 4))
+            operator.sub, sums, sums_shown.get(raw_key, [0] * 4))
         if not calls:
             continue
-        sums_shown[place] = sums
+        sums_shown[raw_key] = sums
         if pid <= 0:
             bpf["printed"][key] = ctypes.c_uint64(calls)
             continue
@@ -523,7 +523,7 @@ def main():
         write([titles])
     while not last:
         if len(batch) < BATCH and reader.poll(50) or time.monotonic() >= end:
-            stopped.append("stdout was closed, or time is over")
+            stopped.append("-d expired, or stdout closed")
         batch.clear()
         last, now = bool(stopped), time.monotonic()
         if not aggregate:
