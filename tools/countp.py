@@ -219,7 +219,8 @@ def read_counts():
 
 def write(fd, text):
     try:
-        os.write(fd, os.fsencode(text))
+        with open(fd, "wb", closefd=False) as f:
+            f.write(os.fsencode(text))
     except OSError as e:
         die("can't write: %s" % e.strerror)
 
@@ -261,7 +262,7 @@ saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
 for fd in 1, 2:
     os.dup2(pipe, fd)       # captures the output of BCC's C++ code
 try:
-    bpf, error = BPF(text=bpf_text), None
+    bpf, error = BPF(text=bpf_text, cflags=["-w"]), None
     program = bpf.load_func("countp", BPF.XDP).fd
 except Exception as e:
     error = e
