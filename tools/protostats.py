@@ -383,7 +383,8 @@ def table(now, rates):
 
 def write(fd, text):
     try:
-        os.write(fd, os.fsencode(text))
+        with open(fd, "wb", closefd=False) as f:
+            f.write(os.fsencode(text))
     except OSError as e:
         die("can't write: %s" % e.strerror)
 
@@ -422,7 +423,7 @@ saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
 for fd in 1, 2:
     os.dup2(pipe, fd)       # captures the output of BCC's C++ code
 try:
-    bpf, error = BPF(text=bpf_text), None
+    bpf, error = BPF(text=bpf_text, cflags=["-w"]), None
     program = watched or bpf.load_func("protostats", BPF.XDP).fd
 except Exception as e:
     error = e
@@ -458,13 +459,14 @@ for sig in signal.SIGINT, signal.SIGTERM:
     signal.signal(sig, stop)
 while args.count and not stopped and not problem:
     now = time.monotonic()
-    if stdout.poll(max(0, min(100, 1000 * (due - now)))):
+    if stdout.poll(max(0, min(300 if watched else 100, 1000 * (due - now)))):
         sys.exit()      # the reader left
     if not hardware():
         problem = "%s is gone" % args.interface
     # A signal can interrupt the query: that is no answer.
     elif watched and find_program()[0] != watched and not stopped:
-        problem = "the program was replaced or removed; run protostats again"
+        problem = "the program was replaced or removed; run %s again" % (
+            parser.prog)
     elif now >= due:
         counts = read_counts()
         packets, size = (new - old for new, old in zip(counts, before))

@@ -208,8 +208,8 @@ def test_firewall_restarts(seconds, network, filtered):
         stop.set()
         sampler.join()
     assert tool.stderr.splitlines()[-1] == (
-        "protostats.py: the program was replaced or removed; run protostats "
-        "again")
+        "protostats.py: the program was replaced or removed; run "
+        "protostats.py again")
     assert totals(tool)["total"][0] == 2 * COUNT
     assert names == {"xdp_dispatcher", None}
     # Alone in the dispatcher, it replaces a function there.
