@@ -9,7 +9,7 @@ from bcc import BPF
 from bcc.libbcc import lib
 
 from report import attempt
-from tracers import Process, Tracer, own, with_earlier
+from tracers import Process, Tracer, own
 
 RUNS, PACKETS = 10, 200000
 WORK = "a packet, the fastest of %d runs of %d" % (RUNS, PACKETS)
@@ -56,11 +56,11 @@ def load(tracer, programs):
         programs[tracer.name] = lib.bpf_prog_get_fd_by_id(attached())
 
 
-def measure_all(tool, rounds, old):
+def measure_all(tool, rounds):
     """Load all programs; then run each in turn, round by round."""
     empty = BPF(text=b"int pass(void *ctx) { return 2; }    /* XDP_PASS */")
     programs = {"return XDP_PASS": empty.load_func("pass", BPF.XDP).fd}
-    for tracer in with_earlier(PROGRAMS[tool] + PEERS, old):
+    for tracer in PROGRAMS[tool] + PEERS:
         attempt(tool, WORK, tracer.name, "", lambda: load(tracer, programs))
     for _ in range(rounds):
         for name, program in programs.items():

@@ -31,19 +31,20 @@ rcParams.update({
 
 # found[tool, work][tracer, load][measure] has a number of each round.
 found = collections.defaultdict(lambda: collections.defaultdict(dict))
-errors = {}         # by tool and tracer
+failed = set()      # of (tool, tracer)
 
 
 def attempt(tool, work, tracer, load, function):
     """Return and keep what a function measures, {} if the tracer failed."""
-    if (tool, tracer) in errors:
+    if (tool, tracer) in failed:
         return {}
     print("%s: %s: %s %s" % (tool, work, tracer, load), file=sys.stderr)
     try:
         measures = function() or {}
     except (AttributeError, OSError, RuntimeError, ValueError,
             subprocess.SubprocessError) as e:
-        errors[tool, tracer] = e
+        print("%s failed: %s" % (tracer, e), file=sys.stderr)
+        failed.add((tool, tracer))
         return {}
     for name, value in measures.items():
         found[tool, work][tracer, load].setdefault(name, []).append(value)
@@ -51,12 +52,8 @@ def attempt(tool, work, tracer, load, function):
 
 
 def text(tool):
-    """Return a tool's tables, and the tools that failed, as Markdown."""
-    tables = [table(*key) for key in found if key[0] == tool]
-    failed = ["- %s: %s\n" % (tracer, error)
-              for (name, tracer), error in errors.items() if name == tool]
-    return "\n".join(tables + (
-        failed and ["Tools that failed:\n", "".join(failed)]))
+    """Return a tool's tables as Markdown."""
+    return "\n".join(table(*key) for key in found if key[0] == tool)
 
 
 def table(tool, work):
