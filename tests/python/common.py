@@ -82,17 +82,6 @@ def run_command(*command, timeout=60, **popen):
         **popen)
 
 
-@contextlib.contextmanager
-def started(name, *args, **popen):
-    """Yield the Popen of a tool. Kill it after the block."""
-    process = subprocess.Popen([PYTHON, tool_path(name), *args], **popen)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def burst(name, count, prefix=(), **popen):
     """Start a process that does a numbered act() count times."""
     return subprocess.Popen([*prefix, PYTHON, TRACERS[name].workload.__file__,
@@ -122,24 +111,26 @@ def wait_until(condition, seconds=60):
 
 
 class Tool:
-    """A tool. A with block starts it, stops it by SIGINT, and checks it."""
+    """A tool. A with block starts it, stops it by SIGINT, and checks it. It
+    does not outlive the thread that started it."""
 
     def __init__(self, name, *args, prefix=(), **popen):
         self.name, self.popen, self.marks = name, popen, []
         self.workload = name in TRACERS and TRACERS[name].workload
-        self.command = [*prefix, PYTHON, tool_path(name), *map(str, args)]
+        self.command = ["setpriv", "--pdeathsig", "KILL", *prefix, PYTHON,
+                        tool_path(name), *map(str, args)]
 
     def start(self):
         """Start, and wait for the header. AssertionError if it ends."""
         self.out, self.err = (tempfile.TemporaryFile() for _ in range(2))
         self.process = subprocess.Popen(self.command, stdout=self.out,
                                         stderr=self.err, **self.popen)
-        with contextlib.suppress(AssertionError):
+        with contextlib.ExitStack() as failed:
+            failed.callback(self.process.kill)
             wait_until(lambda: self.header or self.process.poll() is not None,
                        START_SECONDS)
-        if not self.header:
-            self.process.kill()
-        assert self.header, self.stderr
+            assert self.header, self.stderr
+            failed.pop_all()
         return self
 
     __enter__ = start
@@ -195,16 +186,13 @@ class Tool:
         """Stop it by a signal. Return its status."""
         assert self.process.poll() is None, "it ended: " + self.stderr
         self.send(number)
-        try:
-            return self.process.wait(60)
-        finally:
-            self.process.kill()
+        return self.process.wait(60)
 
     def __exit__(self, kind, *_):
-        if kind:
+        try:
+            assert kind or self.stop() == 0, self.stderr
+        finally:
             self.process.kill()
-        else:
-            assert self.stop() == 0, self.stderr
 
 
 def own_rows(table, pid=None):
@@ -232,12 +220,12 @@ def bpf_programs():
 
 
 @functools.lru_cache(maxsize=None)
-def kernel_supports(probe, call):
-    """Return whether the kernel takes such a probe on a system call."""
-    function = BPF(text=b"").get_syscall_fnname(call.encode()).decode()
+def kernel_supports(probe):
+    """Return whether the kernel takes such a probe on kill(2)."""
+    function = BPF(text=b"").get_syscall_fnname(b"kill").decode()
     smallest = {
         "fentry": "KFUNC_PROBE(%s)" % function,
-        "tracepoint": "TRACEPOINT_PROBE(syscalls, sys_enter_%s)" % call,
+        "tracepoint": "TRACEPOINT_PROBE(syscalls, sys_enter_kill)",
         "kprobe": "int kprobe__%s(void *ctx)" % function}[probe]
     text = "#include <uapi/linux/ptrace.h>\n%s { return 0; }" % smallest
     with contextlib.suppress(Exception):
@@ -247,26 +235,12 @@ def kernel_supports(probe, call):
 
 
 @contextlib.contextmanager
-def pinned_map(folder, size, key):
-    """Yield the path of a pinned BPF hash of 8-byte keys, which has one."""
-    subprocess.check_call(["mount", "-t", "bpf", "none", str(folder)])
-    try:
-        bpf = BPF(text=b'BPF_TABLE("hash", u64, u%d, keys, 9);' % (8 * size))
-        bpf[b"keys"][ctypes.c_uint64(key)] = bpf[b"keys"].Leaf(1)
-        path = "%s/keys" % folder
-        assert lib.bpf_obj_pin(bpf[b"keys"].map_fd, path.encode()) == 0
-        yield path
-    finally:
-        subprocess.check_call(["umount", str(folder)])
-
-
-@contextlib.contextmanager
 def odd_name(name):
     """Give this thread another name within the block: at most 15 bytes."""
-    with open("/proc/thread-self/comm", "rb+", buffering=0) as f:
-        old = f.read()[:-1]
-        f.write(name)
-        try:
-            yield
-        finally:
-            f.write(old)
+    PR_SET_NAME, PR_GET_NAME, old = 15, 16, ctypes.create_string_buffer(16)
+    signals.libc.prctl(PR_GET_NAME, old)
+    signals.libc.prctl(PR_SET_NAME, name)
+    try:
+        yield
+    finally:
+        signals.libc.prctl(PR_SET_NAME, old)

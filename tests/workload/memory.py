@@ -7,7 +7,6 @@ USAGE: memory.py                    the 23 calls that examples/demo shows
 
 import ctypes
 import mmap
-import os
 import subprocess
 import sys
 import tempfile
