@@ -320,7 +320,7 @@ def start():
     supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
     refusals = []
     saved = [os.dup(1), os.dup(2)]
-    reader, writer = os.pipe2(os.O_NONBLOCK)    # the first 64 Kbytes will do
+    reader, writer = os.pipe2(os.O_NONBLOCK)    # 64 Kbytes: enough with -w
     os.dup2(writer, 1)
     os.dup2(writer, 2)
     try:

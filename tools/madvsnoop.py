@@ -149,7 +149,7 @@ struct event {
     u8 comm[16];
 };
 
-/* By thread. Entries stay: inserting and deleting would cost 200 ns a call. */
+/* By thread. Entries stay: deleting would cost 200 ns. CPUs take 128 each. */
 BPF_TABLE("lru_hash", u32, struct event, calls, 65536);
 BPF_PERCPU_ARRAY(lost, u64, 1);
 
@@ -344,7 +344,7 @@ def start():
     supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
     refusals = []
     saved = [os.dup(1), os.dup(2)]
-    reader, writer = os.pipe2(os.O_NONBLOCK)    # the first 64 Kbytes will do
+    reader, writer = os.pipe2(os.O_NONBLOCK)    # 64 Kbytes: enough with -w
     os.dup2(writer, 1)
     os.dup2(writer, 2)
     try:

@@ -421,7 +421,7 @@ if args.ebpf:
 
 saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
 for fd in 1, 2:
-    os.dup2(pipe, fd)       # captures the output of BCC's C++ code
+    os.dup2(pipe, fd)       # captures BCC's messages, which are few with -w
 try:
     bpf, error = BPF(text=bpf_text, cflags=["-w"]), None
     program = watched or bpf.load_func("protostats", BPF.XDP).fd

@@ -139,7 +139,7 @@ def test_ebpf(tool):
 def test_second_signal_ends_it_at_once(tool):
     """While nobody reads what it writes."""
     F_SETPIPE_SZ = 1031
-    # A tracer writes many rows at once: they wait whole if they do not fit.
+    # A tracer's next batch of rows can wait before the pipe is full.
     options, least = ([], 0) if tool in TRACERS else (["0.01"], 3900)
     process = subprocess.Popen([
         "setpriv", "--pdeathsig", "KILL", "unshare", "--net", PYTHON,
