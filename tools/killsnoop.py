@@ -3,7 +3,7 @@
 # killsnoop  Trace signals: who sends which signal to whom, and the result.
 #            For Linux, uses BCC, eBPF. Embedded C.
 #
-# USAGE: killsnoop [-h] [-x] [-p PID] [-T TPID] [-s LIST] [-a] [-n] [...]
+# USAGE: killsnoop [-h] [-x] [-p PID] [-T TPID] [-s LIST | -e LIST] [-a] [...]
 #
 # Copyright (c) 2015 Brendan Gregg.
 # Copyright (c) 2026 The killsnoop authors.
@@ -11,15 +11,16 @@
 #
 # 20-Sep-2015   Brendan Gregg           Created this.
 # 19-Feb-2016   Allan McAleavy          Migrated to BPF_PERF_OUTPUT.
-# 26-Nov-2026   The killsnoop authors   Rewritten for all signals.
+# 28-Nov-2026   The killsnoop authors   Rewritten for all signals.
 
 import argparse
+import collections
 import contextlib
 import csv
 import ctypes
+import datetime
 import errno
 import functools
-import operator
 import os
 import re
 import select
@@ -30,127 +31,177 @@ import time
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)    # no traceback while starting
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-prog = os.path.basename(sys.argv[0])
-warn = functools.partial(print, prog + ":", file=sys.stderr, flush=True)
 try:
     from bcc import BPF
     from bcc.containers import filter_by_containers
     from bcc.libbcc import lib
+    supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
 except (ImportError, OSError, AttributeError) as e:
-    sys.exit("%s: needs BCC's Python module (%s): install python3-bpfcc "
-             "(Debian, Ubuntu), python3-bcc (Fedora), python-bcc (Arch)"
-             % (prog, e))
+    BPF, no_bcc = None, e
 
-BATCH = 10000       # events that are printed at once
-# Arguments as the tracepoints name them. The order is that of the C enum.
-syscalls = [
-    ("kill", "args->pid, args->sig, 0"),
-    ("tkill", "args->pid, args->sig, 0"),
-    ("tgkill", "args->tgid, args->pid, args->sig"),
-    ("rt_sigqueueinfo", "args->pid, args->sig, 0"),
-    ("rt_tgsigqueueinfo", "args->tgid, args->pid, args->sig"),
-    ("pidfd_send_signal", "args->pidfd, args->sig, 0"),
-]
-names = [name for name, _ in syscalls] + ["-"]
-effects = {2: "ignored", 3: "pending"}
-ANY = -2**31    # no filter; kill(2) accepts no such PID
+prog = os.path.basename(sys.argv[0])
+if prog == "-":
+    prog = "killsnoop"          # read from standard input
+
+SYSCALLS = ["kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo",
+            "pidfd_send_signal"]        # numbered as in the C enum
+PROBES = ["fentry", "tracepoint", "kprobe"]
+BATCH, LAST_BATCH = 10000, 1 << 18      # events that are printed at once
+RING_BYTES = 16 << 20
+ANY = -2**31            # no filter, or no target: kill(2) accepts no such PID
+MAX_PARENTS = 8
+EFFECTS = {2: "ignored", 3: "pending"}          # see struct event
+# By machine, in struct pt_regs after a call: its number, its first argument,
+# and whether it is a 32-bit call. Only the first two machines are tested.
+REGISTERS = {
+    "x86_64": ("orig_ax", "di", "(u16)REGISTER(cs) == __USER32_CS"),
+    "aarch64": ("syscallno", "orig_x0", "REGISTER(pstate) & PSR_MODE32_BIT"),
+    "ppc64le": ("gpr[0]", "orig_gpr3", "0"),
+    "riscv64": ("a7", "orig_a0", "0"), "s390x": ("int_code", "orig_gpr2", "0")}
+BTF = "/sys/kernel/btf/vmlinux"
+BTF_KIND_STRUCT = 4     # linux/btf.h
+BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_TRACING = 2, 26     # linux/bpf.h
+HOST_CGROUP_INODE = 1   # of the root of the host's cgroup namespace
 
 signal_names = {number: number.name for number in signal.Signals}
-signal_numbers = dict(signal.Signals.__members__)
 for i in range(signal.SIGRTMAX - signal.SIGRTMIN + 1):
     signal_names[signal.SIGRTMIN + i] = "SIGRTMIN+%d" % i
-    signal_numbers["SIGRTMIN+%d" % i] = signal.SIGRTMIN + i
-    signal_numbers["SIGRTMAX-%d" % i] = signal.SIGRTMAX - i
+
+def warn(message):
+    print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
+
+def die(message):
+    sys.exit("%s: %s" % (prog, message))
+
+def signal_list(text):
+    """Return the signal numbers of a list such as 9,TERM,RTMIN+3."""
+    numbers = dict(signal.Signals.__members__)
+    for i in range(signal.NSIG):
+        numbers[str(i)] = i
+        numbers[signal_names.get(i)] = i
+        numbers["SIGRTMAX-%d" % (signal.SIGRTMAX - i)] = i
+    names = text.upper().replace(" ", "").split(",")
+    found = [numbers.get(name, numbers.get("SIG" + name)) for name in names]
+    if None in found:
+        raise argparse.ArgumentTypeError("no such signal in " + text)
+    return found
+
 
 examples = """examples:
-    ./killsnoop               # trace all signals that processes send
-    ./killsnoop -x            # only failed calls
+    ./killsnoop -nc           # trace signals; show names, also of targets
+    ./killsnoop -ncaP         # and the kernel's; show the sender's parents
     ./killsnoop -p 181        # only signals that PID 181 sends
     ./killsnoop -T 189        # only signals sent to PID 189
     ./killsnoop -s KILL,15    # only SIGKILL and SIGTERM
-    ./killsnoop -nc           # show names: of signals, results and targets
-    ./killsnoop -nca          # and signals that the kernel sends
-    ./killsnoop -ncg          # and the sender's cgroup: service, container
-    ./killsnoop -e            # hide what processes send to themselves
+    ./killsnoop -x            # only failed calls
 """
-
-def signals(text):
-    """Return the signal numbers of a list such as 9,TERM,RTMIN+3."""
-    return [range(signal.NSIG).index(int(signal_numbers.get(    # or ValueError
-        "SIG" + re.sub("^SIG", "", name), name)))
-        for name in text.upper().replace(" ", "").split(",")]
-
-
 parser = argparse.ArgumentParser(
-    description="Trace signals: who sends which signal to whom",
+    prog=prog, description="Trace signals: who sends which signal to whom",
     formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples)
-option = parser.add_argument
-integer = functools.partial(option, type=int, default=ANY)
-flag = functools.partial(option, action="store_true")
-flag("-x", "--failed", help="show only calls that failed")
-integer("-p", "--pid", help="show only signals from this process")
-integer("-T", "--tpid", help="show only signals to this process")
-option("-s", "--signal", type=signals, default=[], metavar="LIST",
-    help="show only these signals: numbers or names, as 9,TERM,RTMIN+3")
-integer("-u", "--uid", help="show only senders with this user ID")
-flag("-e", "--external", help="hide signals that a process sends to itself")
-flag("-a", "--all", help="show also signals that no traced call explains")
-flag("-n", "--names", help="show names of signals and results, not numbers")
-flag("-c", "--tcomm", help="show the command name of the target")
-flag("-U", "--print-uid", help="show the user ID of the sender")
-flag("-g", "--cgroup", help="show the sender's cgroup: service or container")
-flag("-v", "--verbose", help="show the system call and the probe type")
-flag("-j", "--csv", help="print rows as comma-separated values")
-option("-d", "--duration", type=float, help="end after this many seconds")
-option("--cgroupmap", help="trace cgroups in this BPF map only")
-option("--mntnsmap", help="trace mount namespaces in this BPF map only")
-option("--probe", choices=("auto", "fentry", "tracepoint", "kprobe"),
-    default="auto", help="probe type to use (default: the first that works)")
-flag("--ebpf", help=argparse.SUPPRESS)
+parser.add_argument("-x", "--failed", action="store_true",
+    help="show only calls that failed")
+parser.add_argument("-p", "--pid", type=int, default=ANY,
+    help="show only signals from this process")
+parser.add_argument("-T", "--tpid", type=int, default=ANY,
+    help="show only signals to this process")
+by_signal = parser.add_mutually_exclusive_group()
+by_signal.add_argument("-s", "--signal", type=signal_list, default=[],
+    metavar="LIST", help="show only these: numbers or names, 9,TERM,RTMIN+3")
+by_signal.add_argument("-e", "--exclude-signal", type=signal_list, default=[],
+    metavar="LIST", help="show all signals but these")
+parser.add_argument("-u", "--uid", type=int, default=ANY,
+    help="show only senders with this user ID")
+parser.add_argument("-E", "--external", action="store_true",
+    help="hide signals that a process sends to itself")
+parser.add_argument("-a", "--all", action="store_true",
+    help="show also signals that no traced call explains, but SIGCHLD")
+parser.add_argument("-n", "--names", action="store_true",
+    help="show names of signals and results, not numbers")
+parser.add_argument("-c", "--tcomm", action="store_true",
+    help="show the command name of the target")
+parser.add_argument("-P", "--parents", action="store_true",
+    help="show the sender's process, its parent, and so on")
+parser.add_argument("-U", "--print-uid", action="store_true",
+    help="show the user ID of the sender")
+parser.add_argument("-g", "--cgroup", action="store_true",
+    help="show the sender's cgroup: service or container")
+parser.add_argument("-v", "--verbose", action="store_true",
+    help="show the system call and the probe type")
+parser.add_argument("-j", "--csv", action="store_true",
+    help="print rows as comma-separated values")
+parser.add_argument("-d", "--duration", type=float,
+    help="end after this many seconds")
+parser.add_argument("--cgroupmap",
+    help="trace cgroups in this BPF map only")
+parser.add_argument("--mntnsmap",
+    help="trace mount namespaces in this BPF map only")
+parser.add_argument("--probe", choices=["auto"] + PROBES, default="auto",
+    help="probe type to use (default: the first that works)")
+parser.add_argument("--ebpf", action="store_true", help=argparse.SUPPRESS)
 args = parser.parse_args()
-if args.duration is not None and not 0 < args.duration < float("inf"):
-    parser.error("argument -d/--duration: not a positive time")
-for path in args.cgroupmap, args.mntnsmap:
+if args.duration is not None and not 0 < args.duration < 1e9:
+    parser.error("argument -d/--duration: not a positive number below 1e9")
+for path in args.cgroupmap, args.mntnsmap:      # they go into the C text
     if path is not None and not (os.path.exists(path) and re.fullmatch(
-            "/[A-Za-z0-9_./:@+-]+", path)):     # it goes into the C text
-        parser.error("%s is not the plain path of a pinned map" % path)
+            "/[A-Za-z0-9_./:@+-]+", path)):
+        parser.error("not the plain path of a pinned map: %s" % path)
 
-event_struct = struct.Struct("=QQIIiiiBBH16s16s")
-pid_format = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read())
-columns = [
-    ("TIME", "%-9s", True), ("UID", "%-6s", args.print_uid),
-    ("PID", pid_format, True), ("COMM", "%-16s", True),
-    ("SYSCALL", "%-17s", args.verbose),
-    ("SIG", "%-11s" if args.names else "%-4s", True),
-    ("TPID", pid_format, True), ("TCOMM", "%-16s", args.tcomm),
-    ("RESULT", "%-7s" if args.cgroup else "%s", True),
-    ("CGROUP", "%s", args.cgroup)]
-line = " ".join(form for _, form, shown in columns if shown) + "\n"
-shown_values = operator.itemgetter(
-    *[i for i, (_, _, shown) in enumerate(columns) if shown])
-batch, stopped, lost_by_perf, cgroups = [], [], [], {0: 0}  # 0: without -g
-
+filter_text = """
+#define ONLY_PID %(pid)d
+#define ONLY_TPID %(tpid)d
+#define ONLY_UID %(uid)d
+#define ONLY_FAILED %(failed)d
+#define ONLY_EXTERNAL %(external)d
+#define ALL_SIGNALS %(all)d
+"""
 bpf_text = """
 #include <uapi/linux/ptrace.h>
 #include <uapi/asm/siginfo.h>
+#include <uapi/asm/signal.h>
+#include <asm/unistd.h>
 
+struct name { u64 words[2]; };          /* char comm[TASK_COMM_LEN] */
 struct event {
-    u64 ts, cgroup;     /* ts in ns, 0 outside a traced call */
-    u32 pid, uid;
-    s32 target, sig;    /* target is ANY if unknown */
-    s32 ret;            /* before the return: the TID argument of tgkill */
-    u8 syscall, is_thread;  /* target is a TID: look up its process */
-    u16 effect;         /* 1 + signal_generate's result; 1 for SIGCONT */
-    char comm[16], tcomm[16];
+    u64 ts, cgroup;     /* ts in ns */
+    u32 pid, uid;       /* 0 if the kernel is the sender */
+    s32 target, sig, ret;
+    u8 syscall, effect; /* effect: 0 no signal was generated, 1 delivered,
+                           2 ignored, 3 pending */
+    struct name comm, tcomm;
+    struct { struct name comm; u64 pid; } parents[PARENTS];
 };
-
-/* By thread. Entries stay: inserting and deleting would cost 200 ns a call. */
-BPF_TABLE("lru_hash", u32, struct event, calls, 10240);
+/* A signal that signal_generate saw, for the return of the call. */
+struct generated {
+    s32 call, first_arg, sig;   /* call: its number; 0 after the return */
+    s32 target;                 /* ANY if there are more than one */
+    u64 effect;
+    struct name tcomm;
+};
+/* By thread. Entries stay: deleting would cost 200 ns. CPUs take 128 each. */
+BPF_TABLE("lru_hash", u32, struct generated, generated, 65536);
 BPF_PERCPU_ARRAY(lost, u64, 1);
 #ifdef RING_PAGES
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #else
 BPF_PERF_OUTPUT(events);
+#endif
+
+/* Read a member of a kernel structure. It is zero if that fails. */
+#define PROBE_READ(type, base, offset) ({ type value; \\
+    bpf_probe_read_kernel(&value, sizeof(value), (void *)(base) + (offset)); \\
+    value; })
+#define REGISTER(name) READ(typeof(regs->name), &regs->name, 0)
+
+#ifdef HAS_TASK_REGS    /* Linux 5.15. BCC has names for these since 0.22. */
+static void *(*get_task)(void) = (void *)158;
+static struct pt_regs *(*get_task_regs)(void *task) = (void *)175;
+/* The verifier knows what they return, and accepts loads. */
+#define READ(type, base, offset) (*(type *)((void *)(base) + (offset)))
+#else
+#define READ(type, base, offset) PROBE_READ(type, base, offset)
+#define get_task() ((void *)bpf_get_current_task())
+#define get_task_regs(task) \\
+    ((struct pt_regs *)(READ(u64, task, task_struct_stack) + THREAD_SIZE) - 1)
 #endif
 
 static __always_inline void count_lost(void)
@@ -169,22 +220,25 @@ static __always_inline int wanted(u32 pid, u32 uid, s32 sig)
            (ONLY_SIGNALS) && !container_should_be_filtered();
 }
 
-static __always_inline void fill(struct event *event, u32 pid, u32 uid,
-                                 s32 target, s32 thread, s32 sig, u8 syscall)
-{
-    *event = (struct event) {
-        .ts = bpf_ktime_get_ns(), .cgroup = SENDER_CGROUP, .pid = pid,
-        .uid = uid, .sig = sig, .ret = thread, .syscall = syscall,
-        .target = syscall == PIDFD_SEND_SIGNAL ? ANY : target};
-    bpf_get_current_comm(event->comm, sizeof(event->comm));
-}
-
 static __always_inline void submit(void *ctx, struct event *event)
 {
     if ((ONLY_FAILED && event->ret >= 0) ||
         (ONLY_EXTERNAL && event->target == event->pid) ||
-        (ONLY_TPID != ANY && event->target != ONLY_TPID && !event->is_thread))
+        (ONLY_TPID != ANY && event->target != ONLY_TPID))
         return;
+    event->ts = bpf_ktime_get_ns();
+    event->cgroup = SENDER_CGROUP;
+    bpf_get_current_comm(&event->comm, sizeof(event->comm));
+    void *task = get_task(), *leader;   /* the first parent is the sender's */
+#pragma unroll
+    for (int i = 0; i < PARENTS; i++) {
+        event->parents[i].pid = READ(u32, task, task_struct_tgid);
+        if (!event->parents[i].pid)
+            break;              /* the parent of PID 1 */
+        leader = READ(void *, task, task_struct_group_leader);
+        event->parents[i].comm = READ(struct name, leader, task_struct_comm);
+        task = READ(void *, task, task_struct_real_parent);
+    }
 #ifdef RING_PAGES
     if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 #else
@@ -193,278 +247,389 @@ static __always_inline void submit(void *ctx, struct event *event)
         count_lost();
 }
 
-static __always_inline int enter(u8 syscall, s32 target, s32 arg2, s32 arg3)
+/* At the return of a call, whose arguments are still in the registers. */
+static __always_inline int leave(void *ctx, u8 syscall, long ret)
 {
     u64 id = bpf_get_current_pid_tgid();
     u32 pid = id >> 32, tid = id, uid = bpf_get_current_uid_gid();
-    int has_thread = syscall == TGKILL || syscall == RT_TGSIGQUEUEINFO;
-    s32 sig = has_thread ? arg3 : arg2;
-    struct event *event = calls.lookup(&tid), new;
+    struct pt_regs *regs = get_task_regs(get_task());
+    s32 first_arg = REGISTER(FIRST_ARG);
+    s32 sig = READ(u64, &PT_REGS_PARM2(regs), 0);
+    struct generated *signal;
 
-    if (event && event->ts) {           /* the return was missed */
-        event->ts = 0;
-        count_lost();
-    }
-    if (!wanted(pid, uid, sig))
+    if (syscall == TGKILL || syscall == RT_TGSIGQUEUEINFO)
+        sig = READ(u64, &PT_REGS_PARM3(regs), 0);
+    if ((IS_32BIT) || !wanted(pid, uid, sig))
         return 0;
-    fill(&new, pid, uid, target, has_thread ? arg2 : 0, sig, syscall);
-    if (event)
-        *event = new;
-    else if (calls.update(&tid, &new))
-        count_lost();
-    return 0;
-}
-
-static __always_inline int leave(void *ctx, long ret)
-{
-    u32 tid = bpf_get_current_pid_tgid();
-    struct event *event = calls.lookup(&tid);
-
-    if (event && event->ts) {
-        event->ret = ret;
-        submit(ctx, event);
-        event->ts = 0;
+    struct event event = {
+        .pid = pid, .uid = uid, .sig = sig, .ret = ret, .syscall = syscall,
+        .target = syscall == PIDFD_SEND_SIGNAL ? ANY : first_arg};
+    signal = generated.lookup(&tid);
+    if (signal && signal->call == (u16)REGISTER(SYSCALL_NUMBER) &&
+        signal->first_arg == first_arg && signal->sig == sig) {
+        signal->call = 0;
+        event.effect = signal->effect;
+        event.tcomm = signal->tcomm;
+        if (syscall != KILL || first_arg > 0)   /* else a process group */
+            event.target = signal->target;
     }
+    submit(ctx, &event);
     return 0;
 }
 
-/* Fires in the sender's context, between entry and return of its call. */
-TRACEPOINT_PROBE(signal, signal_generate)
+/* Fires in the sender's context, before its call returns. args: sig, struct
+   kernel_siginfo *info, struct task_struct *task, group, result */
+RAW_TRACEPOINT_PROBE(signal_generate)
 {
-    u64 id = bpf_get_current_pid_tgid();
+    u64 id = bpf_get_current_pid_tgid(), info = ctx->args[1];
     u32 pid = id >> 32, tid = id, uid = bpf_get_current_uid_gid();
-    s32 sig = args->sig;
-    struct event *event = calls.lookup(&tid), single;
-    int in_call = event && event->ts && event->sig == sig;
+    struct pt_regs *regs = get_task_regs(get_task());
+    s32 sig = ctx->args[0], code = SI_USER, first_arg = REGISTER(FIRST_ARG);
+    u16 call = REGISTER(SYSCALL_NUMBER);
+    struct generated *signal;
 
-    if (in_call && event->effect) {     /* next member of a process group */
-        if (event->syscall == PIDFD_SEND_SIGNAL)
-            event->target = ANY;
+    if (info == 1)              /* SEND_SIG_PRIV; 0 is SEND_SIG_NOINFO */
+        code = SI_KERNEL;
+    else if (info)
+        code = PROBE_READ(s32, info, offsetof(struct siginfo, si_code));
+    bool in_call = code <= 0 && code != SI_TIMER && (IS_TRACED) && !(IS_32BIT);
+    if ((code > 0 && sig != SIGCHLD) || code == SI_TIMER)
+        pid = uid = 0;          /* the kernel itself */
+    if (!wanted(pid, uid, sig) || (!in_call && (
+            !ALL_SIGNALS || (HIDE_SIGCHLD && sig == SIGCHLD))))
+        return 0;
+    signal = generated.lookup(&tid);
+    if (in_call && signal && signal->call == call && signal->sig == sig &&
+        signal->first_arg == first_arg) {
+        signal->target = ANY;   /* one more member of a process group */
         return 0;
     }
+    struct generated new = {
+        .call = call, .first_arg = first_arg, .sig = sig,
+        .target = PROBE_READ(s32, ctx->args[2], task_struct_tgid),
+        .effect = sig == SIGCONT ? 1 : 1 + ctx->args[4],    /* always acts */
+        .tcomm = PROBE_READ(struct name, ctx->args[2], task_struct_comm)};
     if (!in_call) {
-        if ((args->code > 0 && sig != SIGCHLD) || args->code == SI_TIMER)
-            pid = uid = 0;              /* the kernel itself */
-        if (!ALL_SIGNALS || !wanted(pid, uid, sig))
-            return 0;
-        event = &single;
-        fill(event, pid, uid, 0, 0, sig, NO_CALL);
+        struct event event = {
+            .pid = pid, .uid = uid, .target = new.target, .sig = sig,
+            .syscall = NO_CALL, .effect = new.effect, .tcomm = new.tcomm};
+        submit(ctx, &event);
+    } else if (signal) {
+        *signal = new;
+    } else if (generated.update(&tid, &new)) {
+        count_lost();
     }
-    event->effect = sig == SIGCONT ? 1 : 1 + args->result;
-    bpf_probe_read_kernel(event->tcomm, 16, args->comm);    /* zero on error */
-    if (event->syscall == KILL && event->target <= 0)
-        return 0;                       /* a process group, as given */
-    if (args->pid == tid) {
-        event->target = id >> 32;
-    } else if (args->pid != event->ret) {       /* else keep what was given */
-        event->target = args->pid;
-        event->is_thread = !args->group;
-    }
-    if (!in_call)
-        submit(args, event);
     return 0;
 }
 """
 
 probe_text = {"fentry": """
-KFUNC_PROBE(%(fn)s, struct pt_regs *regs)
-{ return enter(%(id)s, PT_REGS_PARM1(regs), PT_REGS_PARM2(regs),
-               PT_REGS_PARM3(regs)); }
-KRETFUNC_PROBE(%(fn)s, struct pt_regs *regs, long ret)
-{ return leave(ctx, ret); }
+KRETFUNC_PROBE(%(function)s, struct pt_regs *regs, long ret)
+{ return leave(ctx, %(id)s, ret); }
 """, "tracepoint": """
-TRACEPOINT_PROBE(syscalls, sys_enter_%(name)s)
-{ return enter(%(id)s, %(args)s); }
 TRACEPOINT_PROBE(syscalls, sys_exit_%(name)s)
-{ return leave(args, args->ret); }
+{ return leave(args, %(id)s, args->ret); }
 """, "kprobe": """
-int syscall__%(fn)s(struct pt_regs *ctx, int arg1, int arg2, int arg3)
-{ return enter(%(id)s, arg1, arg2, arg3); }
-int leave_%(fn)s(struct pt_regs *ctx) { return leave(ctx, PT_REGS_RC(ctx)); }
+int kretprobe__%(function)s(struct pt_regs *ctx)
+{ return leave(ctx, %(id)s, PT_REGS_RC(ctx)); }
 """}
+
+class BtfType(ctypes.Structure):        # struct btf_type, linux/btf.h
+    _fields_ = [(name, ctypes.c_uint32) for name in ("name", "info", "size")]
+
+class BtfMember(ctypes.Structure):      # struct btf_member
+    _fields_ = [(name, ctypes.c_uint32) for name in ("name", "type", "offset")]
+
+def member_offsets(structure):
+    """Return offsets in bytes in a kernel structure, from BTF; {} without."""
+    lib.libbpf_find_kernel_btf.restype = ctypes.c_void_p
+    lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__name_by_offset.restype = ctypes.c_char_p
+    if not os.path.exists(BTF):
+        return {}
+    btf = ctypes.c_void_p(lib.libbpf_find_kernel_btf())
+    start = lib.btf__type_by_id(
+        btf, lib.btf__find_by_name_kind(btf, structure, BTF_KIND_STRUCT))
+    count = BtfType.from_address(start).info & 0xffff
+    members = (BtfMember * count).from_address(start + ctypes.sizeof(BtfType))
+    return {lib.btf__name_by_offset(btf, member.name).decode():
+            (member.offset & 0xffffff) // 8 for member in members}
+
+def task_struct_text():
+    """Return the C text that defines the offsets of task_struct's members."""
+    text, offsets = "", member_offsets(b"task_struct")
+    if not offsets:     # only the running kernel's own headers have them
+        text = """#include <linux/sched.h>
+#include <generated/utsrelease.h>
+_Static_assert(!__builtin_strcmp(UTS_RELEASE, "%s"), "of another kernel");
+""" % os.uname().release
+    for name in "tgid", "comm", "group_leader", "real_parent", "stack":
+        offset = offsets.get(name, "offsetof(struct task_struct, %s)" % name)
+        text += "#define task_struct_%s %s\n" % (name, offset)
+    return text
+
+def kernel_symbols():
+    """Return the text of /proc/kallsyms, or exit if it has no symbols."""
+    with contextlib.suppress(OSError), open("/proc/kallsyms") as f:
+        symbols = f.read()
+        if "sys_kill\n" in symbols:
+            return symbols
+    die("no symbols in /proc/kallsyms, try: on the host, or with --privileged")
 
 def program(probe):
     """Return the C text for a probe type."""
+    symbols = kernel_symbols()
+    number, first_arg, is_32bit = REGISTERS[os.uname().machine]
+    syscalls = [name for name in SYSCALLS if "sys_%s\n" % name in symbols]
+    selected = " || ".join("sig == %d" % sig for sig in args.signal)
+    if args.exclude_signal:
+        selected = " && ".join("sig != %d" % n for n in args.exclude_signal)
     macros = {
-        "ANY": "(%d)" % ANY, "ONLY_PID": args.pid, "ONLY_UID": args.uid,
-        "ONLY_TPID": args.tpid, "ONLY_FAILED": int(args.failed),
-        "ONLY_EXTERNAL": int(args.external), "ALL_SIGNALS": int(args.all),
-        "SIGCHLD": int(signal.SIGCHLD), "SIGCONT": int(signal.SIGCONT),
-        "ONLY_SIGNALS": " || ".join("sig == %d" % n for n in args.signal) or 1,
+        "ANY": "(%d)" % ANY, "PARENTS": args.parents * MAX_PARENTS,
+        "ONLY_SIGNALS": selected or 1, "HIDE_SIGCHLD": int(not selected),
+        "SYSCALL_NUMBER": number, "FIRST_ARG": first_arg, "IS_32BIT": is_32bit,
+        "IS_TRACED": " || ".join("call == __NR_" + name for name in syscalls),
         "SENDER_CGROUP": "bpf_get_current_cgroup_id()" if args.cgroup else 0}
-    symbols = open("/proc/kallsyms", "rb").read()
-    if b" bpf_ringbuf_output\n" in symbols:
-        macros["RING_PAGES"] = (16 << 20) // os.sysconf("SC_PAGE_SIZE")
+    if "bpf_task_pt_regs\n" in symbols:
+        macros["HAS_TASK_REGS"] = 1
+    if "bpf_ringbuf_output\n" in symbols:
+        macros["RING_PAGES"] = RING_BYTES // os.sysconf("SC_PAGE_SIZE")
     text = ["#define %s %s\n" % macro for macro in macros.items()]
-    text += ["enum { %s, NO_CALL };\n" % ", ".join(names[:-1]).upper(),
+    text += ["enum { %s, NO_CALL };\n" % ", ".join(SYSCALLS).upper(),
+             filter_text % vars(args), task_struct_text(),
              filter_by_containers(args), bpf_text]
-    prefix = "" if probe == "tracepoint" else (     # takes 0.2 s
-        BPF.__new__(BPF).get_syscall_prefix().decode())
-    for name, arguments in syscalls:
-        if b"sys_%s\n" % name.encode() in symbols:
-            text.append(probe_text[probe] % {
-                "name": name, "id": name.upper(), "args": arguments,
-                "fn": prefix + name})
+    prefix = "sys_"             # of kprobes, BCC replaces it
+    if probe == "fentry":
+        prefix = BPF.get_syscall_prefix(BPF).decode()
+    for name in syscalls:
+        text.append(probe_text[probe] % {
+            "name": name, "id": name.upper(), "function": prefix + name})
     return "".join(text)
 
-def reason(error, log):
-    """Return the line that says why BCC failed. Exit without headers."""
-    if "kernel headers" in log:
-        sys.exit("%s: BCC needs kernel headers: install linux-headers-%s "
-                 "(Debian, Ubuntu), kernel-devel (Fedora) or linux-headers "
-                 "(Arch), or set BCC_KERNEL_SOURCE" % (prog, os.uname()[2]))
-    return (re.findall("bpf: .*|error: .*", log) + [str(error)])[0]
-
-def start():
-    """Return a BPF object, attached with the first probe type that works."""
-    supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
-    refusals = []
-    saved = [os.dup(1), os.dup(2)]
-    reader, writer = os.pipe2(os.O_NONBLOCK)    # 64 Kbytes: enough with -w
-    os.dup2(writer, 1)
-    os.dup2(writer, 2)
+@contextlib.contextmanager
+def silenced(silent):
+    """Discard what the block prints, also from C, if silent is true."""
+    saved = os.dup(1), os.dup(2)
+    if silent:
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        os.dup2(1, 2)
     try:
-        for probe in probe_text if args.probe == "auto" else [args.probe]:
-            try:
-                os.write(writer, b"\n")         # read() requires data
-                if probe == "fentry" and not supported(26, None):
-                    raise RuntimeError("not supported by this kernel")
-                text = program(probe)
-                bpf = BPF(text=text, cflags=["-w"])  # attaches all but kprobes
-                for name in re.findall(r"int leave_(\w+)", text):
-                    bpf.attach_kretprobe(event=name, fn_name="leave_" + name)
-                    bpf.attach_kprobe(event=name, fn_name="syscall__" + name)
-                break
-            except Exception as e:
-                ctypes.CDLL(None).fflush(None)
-                log = os.read(reader, 1 << 16).decode(errors="replace")
-                refusals.append("no %s: %s" % (probe, reason(e, log)))
-        else:
-            sys.exit(prog + ": can't trace signals: " + "; ".join(refusals))
+        yield
     finally:
+        lib.fflush(None)
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
-        for fd in [reader, writer] + saved:
-            os.close(fd)
-    bpf["calls"].zero()     # in flight: the return may have been missed
-    bpf["lost"].clear()
-    if args.verbose:
-        sys.stderr.write("Tracing by %s.\n" % "; ".join([probe] + refusals))
-    return bpf
 
-@functools.lru_cache(maxsize=None)
-def status_number(pid, field):
-    """Return the last number in a line of /proc/PID/status, or None."""
-    with contextlib.suppress(OSError, TypeError):
-        with open("/proc/%d/status" % pid, "rb") as f:
-            return int(re.search(b"\n%s:.*\t(\\d+)\n" % field, f.read())[1])
+def advice():
+    """Return what to do if every probe type was refused, or None."""
+    release = os.uname().release
+    headers = os.environ.get("BCC_KERNEL_SOURCE",
+                             "/lib/modules/%s/build" % release)
+    if not supported(BPF_PROG_TYPE_KPROBE, None):
+        return ("requires CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON; in a "
+                "container: --privileged")
+    if not os.path.exists(headers + "/include"):
+        return ("no kernel headers in %s: install linux-headers-%s (Debian, "
+                "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
+                "set BCC_KERNEL_SOURCE; in a container: -v /lib/modules:"
+                "/lib/modules -v /usr/src:/usr/src" % (headers, release))
+    if not os.path.exists(BTF):
+        return "the kernel has no BTF: requires headers of exactly " + release
+    if not BPF.tracepoint_exists("syscalls", "sys_exit_kill"):
+        return ("no tracepoints, try: mount -t tracefs tracefs /sys/kernel/"
+                "tracing; mount -t debugfs debugfs /sys/kernel/debug")
 
-def cgroup_path(cgroup):
-    """Return a cgroup's path, or its number if it is gone, "-" if unknown."""
-    inode = cgroup & 0xffffffff     # before Linux 5.5 a generation is above it
-    if inode not in cgroups:
-        top = re.findall(rb"^\S+ (\S+) cgroup2 ",
-                         open("/proc/self/mounts", "rb").read(), re.M)[:1]
-        for folder, _, _ in os.walk(*top) if top else ():
-            with contextlib.suppress(OSError):
-                path = printable(folder[len(top[0]):] or b"/")
-                cgroups[os.stat(folder).st_ino & 0xffffffff] = path
-        cgroups.setdefault(inode, cgroup if top else "-")
-    return cgroups[inode]
+def attach():
+    """Return a BPF object, attached by the first probe type that works."""
+    probes = PROBES if args.probe == "auto" else [args.probe]
+    refusals = []
+    for probe in probes:
+        text = program(probe)
+        try:
+            if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, 0):
+                raise Exception("not supported by this kernel")
+            with silenced(probe != probes[-1]):
+                bpf = BPF(text=text, cflags=["-w"])
+        except Exception as e:      # BCC raises no other class
+            refusals.append("no %s: %s" % (probe, e))
+            continue
+        if args.verbose:
+            warn("; ".join(["tracing by " + probe] + refusals))
+        return bpf
+    die("can't trace signals: " + (advice() or "; ".join(refusals)))
 
 @functools.lru_cache(maxsize=4096)
-def printable(comm):
-    """Return a command name, which can have any bytes, as text."""
-    text = comm.split(b"\0", 1)[0].decode("utf-8", "replace")
+def printable(name):
+    """Return a name, which can have any bytes, as text."""
+    text = name.split(b"\0", 1)[0].decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
 
 @functools.lru_cache(maxsize=4096)
-def clock(second):
-    return time.strftime("%H:%M:%S", time.localtime(second))
+def local_time(second):
+    """Return a time in seconds since 1970 as text; in CSV it is ISO 8601."""
+    local = datetime.datetime.fromtimestamp(second).astimezone()
+    return local.isoformat() if args.csv else local.strftime("%H:%M:%S")
 
-def rows(batch):
-    """Yield the values of the shown columns for each event of a batch."""
-    to_wall_clock = int((time.time() - time.monotonic()) * 1e9)
-    for (ts, cgroup, pid, uid, target, sig, ret, syscall, is_thread, effect,
-         comm, tcomm) in event_struct.iter_unpack(b"".join(batch)):
-        if is_thread:
-            target = status_number(target, b"Tgid") or target
-        if args.tpid not in (ANY, target) or args.external and target in (
-                pid, None if effect else status_number(pid, b"NStgid")):
-            continue
-        if args.names:
-            ret = errno.errorcode.get(-ret, ret) or effects.get(effect, 0)
-            sig = signal_names.get(sig, sig)
-        yield shown_values((
-            clock((ts + to_wall_clock) // 10**9), uid, pid,
-            printable(comm) if pid else "kernel", names[syscall], sig,
-            "-" if target == ANY else target,
-            printable(tcomm) or "-", ret, cgroup_path(cgroup) if pid else "-"))
+def clock(event):
+    ago = time.monotonic() - event.ts / 1e9
+    return local_time(int(time.time() - ago))
 
-def write(table):
+def sender(event):
+    return printable(event.comm) if event.pid else "kernel"
+
+def signal_name(event):
+    return signal_names.get(event.sig, event.sig) if args.names else event.sig
+
+def result(event):
+    if args.names and event.ret < 0:
+        return errno.errorcode.get(-event.ret, event.ret)
+    return EFFECTS.get(event.effect, 0) if args.names else event.ret
+
+def parents(event):
+    """Return the sender's process and its ancestors as text."""
+    texts = []
+    for comm, pid in process_struct.iter_unpack(event.parents):
+        if pid and event.pid:
+            name = printable(comm).replace(" < ", " ? ")
+            texts.append("%s:%d" % (name, pid))
+    return " < ".join(texts) or "-"
+
+def find_cgroups():
+    """Add to cgroups the paths of those that exist now, by inode number."""
+    with open("/proc/self/mounts", "rb") as f:
+        mounts = re.findall(rb"(?m)^\S+ (\S+) cgroup2 ", f.read())
+    for mount in mounts:
+        for folder, _, _ in os.walk(mount):
+            with contextlib.suppress(OSError):      # removed meanwhile
+                inode = os.stat(folder).st_ino & 0xffffffff
+                if folder == mount and inode != HOST_CGROUP_INODE:
+                    break
+                cgroups[inode] = printable(folder[len(mount):]) or "/"
+    if HOST_CGROUP_INODE not in cgroups:
+        warn("CGROUP shows numbers: the host's cgroup2 tree is not mounted "
+             "here; in a container: --cgroupns=host")
+
+def cgroup(event):
+    """Return the path of the sender's cgroup, or its number if unknown."""
+    inode = event.cgroup & 0xffffffff   # Linux 5.4 has a generation above it
+    if inode not in cgroups and HOST_CGROUP_INODE in cgroups:
+        find_cgroups()
+    return cgroups.setdefault(inode, event.cgroup) if event.pid else "-"
+
+
+Event = collections.namedtuple("Event", "ts cgroup pid uid target sig ret "
+                               "syscall effect comm tcomm parents")
+process_struct = struct.Struct("=16sQ")
+event_struct = struct.Struct("=QQIIiiiBB2x16s16s%ds" % (
+    args.parents * MAX_PARENTS * process_struct.size))
+pid_form = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read())
+CALLS = SYSCALLS + ["-"]
+all_columns = [     # title, format, whether it is shown, value of an event
+    ("TIME", "%-9s", True, clock),
+    ("UID", "%-6s", args.print_uid, lambda e: e.uid),
+    ("PID", pid_form, True, lambda e: e.pid),
+    ("COMM", "%-16s", True, sender),
+    ("SYSCALL", "%-17s", args.verbose, lambda e: CALLS[e.syscall]),
+    ("SIG", "%-11s" if args.names else "%-4s", True, signal_name),
+    ("TPID", pid_form, True, lambda e: "-" if e.target == ANY else e.target),
+    ("TCOMM", "%-16s", args.tcomm, lambda e: printable(e.tcomm) or "-"),
+    ("RESULT", "%-7s", True, result),
+    ("CGROUP", "%-30s", args.cgroup, cgroup),
+    ("PARENTS", "%s", args.parents, parents)]
+columns = [(title, form, value)
+           for title, form, shown, value in all_columns if shown]
+line = " ".join([form for _, form, _ in columns[:-1]] + ["%s\n"])
+
+def write(rows):
     """Write rows to stdout, as text or CSV."""
-    if args.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(table)
-    else:
-        sys.stdout.writelines(line % row for row in table)
-    sys.stdout.flush()
+    try:
+        if args.csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        else:
+            sys.stdout.writelines(line % tuple(row) for row in rows)
+        sys.stdout.flush()
+    except OSError as e:
+        warn("can't write: %s" % e.strerror)
+        os._exit(1)     # at exit, Python would write again
+
+def print_events():
+    rows = []
+    for fields in event_struct.iter_unpack(b"".join(batch)):
+        event = Event._make(fields)
+        rows.append([value(event) for _, _, value in columns])
+    write(rows)
 
 def stop(signum, _):
-    stopped.append(signum)
-    signal.signal(signum, signal.SIG_DFL)   # a second one ends it at once
+    global stop_requested
+    stop_requested = True
+    signal.signal(signum, signal.SIG_DFL)       # a second one kills the tool
 
 def collect(_, data, size):
+    """Add an event to the batch. When it is full, libbpf keeps its place."""
     batch.append(ctypes.string_at(data, event_struct.size))
-    # libbpf keeps its place. At the end, take all that the buffer can hold.
-    return -1 if len(batch) >= (1 << 18 if stopped else BATCH) else 0
+    return -1 if len(batch) >= (LAST_BATCH if stop_requested else BATCH) else 0
 
-def main():
-    bpf = start()
-    for signum in signal.SIGINT, signal.SIGTERM:
-        signal.signal(signum, stop)
+def open_events(bpf):
+    """Return a function that collects the pending events."""
     if hasattr(bpf["events"], "open_ring_buffer"):
         bpf["events"].open_ring_buffer(collect)
-        consume = bpf.ring_buffer_consume
-    else:
-        bpf["events"].open_perf_buffer(collect, 256, lost_by_perf.append)
-        consume = functools.partial(bpf.perf_buffer_poll, 0)
+        return bpf.ring_buffer_consume
+    bpf["events"].open_perf_buffer(collect, 256, lost_by_perf.append)
+    return functools.partial(bpf.perf_buffer_poll, 0)
+
+def report_lost(bpf, reported):
+    """Report the events lost since the last report. Return the total."""
+    lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
+    if lost > reported:
+        warn("lost %d events" % (lost - reported))
+    return lost
+
+def report_skipped(bpf):
+    """Report how often the kernel skipped a program (Linux 5.12)."""
+    infos = [open("/proc/self/fdinfo/%d" % function.fd).read()
+             for function in bpf.funcs.values()]
+    skipped = sum(map(int, re.findall(r"misses:\s*(\d+)", "".join(infos))))
+    if skipped:
+        warn("program runs skipped by the kernel: %d" % skipped)
+
+def trace(bpf):
+    """Print events until a signal, -d, or until nobody reads stdout."""
+    consume = open_events(bpf)
+    bpf["lost"].clear()         # nothing was read until now
     end = time.monotonic() + (args.duration or float("inf"))
-    reader = select.poll()
-    reader.register(1, 0)
-    last = reported = report_at = 0
-    write([shown_values([title for title, _, _ in columns])])
-    while not last:
-        if len(batch) < BATCH and reader.poll(50) or time.monotonic() >= end:
-            stopped.append("-d expired, or stdout closed")
-        last = bool(stopped)
+    stdout = select.poll()
+    stdout.register(1, 0)
+    done = reported = report_due = 0
+    write([[title for title, _, _ in columns]])
+    while not done:
+        reader_left = stdout.poll(50 if len(batch) < BATCH else 0)
+        now = time.monotonic()
+        done = stop_requested or reader_left or now >= end
         batch.clear()
         consume()
-        write(rows(batch))
-        status_number.cache_clear()
-        if last or time.monotonic() >= report_at:
-            lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
-            if lost > reported:
-                warn("lost %d events" % (lost - reported))
-            reported, report_at = lost, time.monotonic() + 1
-    skipped = re.findall(r"misses:\s*([1-9]\d*)", "".join(     # Linux 5.12
-        open("/proc/self/fdinfo/%d" % function.fd).read()
-        for function in bpf.funcs.values()))
-    if skipped:
-        warn("program runs skipped by the kernel: %d; rows may be missing"
-             % sum(map(int, skipped)))
+        print_events()
+        if done or now >= report_due:
+            reported = report_lost(bpf, reported)
+            report_due = now + 1
+    report_skipped(bpf)
 
-
-if os.geteuid() != 0 and not args.ebpf:
-    sys.exit("%s: needs root, try: sudo %s" % (prog, " ".join(sys.argv)))
-if not args.ebpf and not BPF.tracepoint_exists("signal", "signal_generate"):
-    sys.exit(prog + ": no tracepoints, try: mount -t tracefs tracefs /sys/"
-             "kernel/tracing; mount -t debugfs debugfs /sys/kernel/debug")
-try:
-    sys.stdout = open(1, "w", 1 << 20, errors="replace")
+def main():
+    if BPF is None:
+        die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
+            "Ubuntu), python3-bcc (Fedora), python-bcc (Arch)" % no_bcc)
+    if os.geteuid() != 0:
+        die("needs root: run it as root or with sudo")
     if args.ebpf:
-        print(program(args.probe.replace("auto", "tracepoint")), flush=True)
-    else:
-        main()
-except Exception as e:
-    warn("can't trace or write:", getattr(e, "strerror", None) or e)
-    os._exit(1)     # skip the flush at exit, which would fail again
+        print(program("tracepoint" if args.probe == "auto" else args.probe))
+        return
+    bpf = attach()
+    if args.cgroup:
+        find_cgroups()
+    for signum in signal.SIGINT, signal.SIGTERM:
+        signal.signal(signum, stop)
+    trace(bpf)
+
+
+batch, lost_by_perf, cgroups = [], [], {}
+stop_requested = False
+main()

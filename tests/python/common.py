@@ -59,7 +59,7 @@ ATTACHMENTS["perf_buffer"] = [], mounted(
 # only_acts: options that select what workload.act() does.
 Tracer = collections.namedtuple("Tracer", "workload all_columns only_acts")
 TRACERS = {
-    "killsnoop": Tracer(signals, "-jnvcagU", ["-s", "0"]),
+    "killsnoop": Tracer(signals, "-jnvcagUP", ["-s", "0"]),
     "madvsnoop": Tracer(memory, "-jTvMU", ["-a", "RANDOM"])}
 
 

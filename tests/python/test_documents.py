@@ -16,6 +16,9 @@ SCRIPTS = sorted(ROOT.glob("tools/*.py"))
 TOOLS = [path.stem for path in SCRIPTS]
 EXAMPLES = sorted(ROOT.glob("examples/**/*.py"))
 PAGES = {tool: ROOT / "man/man8" / (tool + ".8") for tool in TOOLS}
+# For system call numbers; for offsets, if the kernel has no BTF.
+OTHER_HEADERS = ["<asm/unistd.h>", "<linux/sched.h>",
+                 "<generated/utsrelease.h>"]
 SHOWN = {tool: ROOT / "tools" / (tool + "_example.txt") for tool in TOOLS}
 
 
@@ -31,11 +34,12 @@ def test_script(path):
     text = path.read_text()
     assert os.access(str(path), os.X_OK)
     assert text.startswith("#!/usr/bin/python3\n")
-    assert len(text.splitlines()) <= (560 if path in SCRIPTS else 149)
+    assert len(text.splitlines()) <= (700 if path in SCRIPTS else 149)
     ast.parse(text, feature_version=(3, 6))
     # Other headers differ from kernel to kernel, and take long to compile.
-    headers = re.findall(r"(?m)^\s*#\s*include\s+(.*)$", text)
-    assert all(header.startswith("<uapi/") for header in headers)
+    headers = re.findall(r"(?m)^[ \w=\"]*#\s*include\s+(.*)$", text)
+    assert all(header.startswith("<uapi/") for header in headers
+               if header not in OTHER_HEADERS)
     assert "(%s)" % path.relative_to(ROOT) in README
 
 

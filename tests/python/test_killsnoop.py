@@ -1,19 +1,24 @@
 """killsnoop: known signals, exact rows."""
 
+import calendar
 import collections
 import contextlib
 import ctypes
+import datetime
 import os
 import pathlib
 import pty
+import re
 import resource
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
 
-from common import COUNT, PYTHON, Tool, cells, in_child, own_rows, run_command
+from common import (COUNT, PYTHON, Tool, cells, in_child, mounted, odd_name,
+                    own_rows, run_command, wait_until)
 import signals
 from signals import CALLS, kill, send
 
@@ -71,8 +76,7 @@ def test_every_call(tracer, target):
     assert collections.Counter(cells(
         own_rows(rows), "SYSCALL SIG TPID TCOMM RESULT")) == expected
     for call, (pid, _) in zip(CALLS, suicides):
-        row, _ = own_rows(rows, pid)    # the other is its SIGCHLD
-        assert cells([row], "SYSCALL SIG TPID RESULT") == [
+        assert cells(own_rows(rows, pid), "SYSCALL SIG TPID RESULT") == [
             (call, "SIGKILL", str(pid), "0")]
 
 
@@ -127,25 +131,115 @@ def started_pair(prefix):
     assert process.returncode == 0
 
 
+def ancestors(pid):
+    """Return what PARENTS shows for a process, by proc(5)."""
+    texts = []
+    while pid != 0 and len(texts) < 8:
+        name = pathlib.Path("/proc/%d/comm" % pid).read_text()[:-1]
+        status = pathlib.Path("/proc/%d/status" % pid).read_text()
+        texts.append("%s:%d" % (name.replace(" < ", " ? "), pid))
+        pid = int(re.search(r"\nPPid:\t(\d+)", status)[1])
+    return " < ".join(texts)
+
+
 @pytest.mark.short
 @pytest.mark.parametrize("prefix", [[], NAMESPACE], ids=["host", "namespace"])
-def test_target_is_the_hosts(tracer, prefix):
+def test_ids_are_the_hosts(tracer, prefix):
     """By each call, to a process, itself, and a thread that leads none. Where
     no signal is generated it is what the call said."""
     with started_pair(prefix) as (send_all, sender, _, expected):
+        parents = ancestors(int(sender))
         with tracer.traced() as rows:
             send_all()
-    assert cells(own_rows(rows, sender), "SYSCALL SIG TPID RESULT") == expected
+    rows = own_rows(rows, sender)
+    assert cells(rows, "SYSCALL SIG TPID RESULT") == expected
+    assert {row["PARENTS"] for row in rows} == {parents}
+
+
+def send_from_below(depth, leave, target, writer):
+    """Start a process, which does the same, and so on. The last one writes its
+    ancestors() to a pipe, and sends SIGUSR1 from a thread with another name.
+    leave: its parent ends first."""
+    def act():
+        with odd_name(b"messenger"):
+            kill(target, signal.SIGUSR1)
+    parent = os.getpid()
+    if os.fork():
+        if depth > 1 or not leave:
+            os.wait()
+        os._exit(0)
+    with odd_name(b"link %d < \xc3\xa9" % depth):
+        if depth > 1:
+            send_from_below(depth - 1, leave, target, writer)
+        wait_until(lambda: not leave or os.getppid() != parent)
+        os.write(writer, ancestors(os.getpid()).encode())
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+        os._exit(0)
+
+
+@pytest.mark.short
+def test_parents(tracer, target):
+    """Of a sender that has ended. Below more than 8 others, and as an orphan,
+    it has the parents that the kernel shows elsewhere, by process."""
+    expected = []
+    with tracer.traced() as rows:
+        for depth, leave in (9, False), (1, True):
+            reader, writer = os.pipe()
+            in_child(send_from_below, depth, leave, target.pid, writer)
+            expected.append(os.read(reader, 1000).decode())
+    shown = [row for row in rows if row["COMM"] == "messenger"]
+    assert [row["PARENTS"] for row in shown] == expected
+    assert [text.count(" < ") for text in expected][0] == 7
+    assert {row["PID"] for row in shown} == {
+        re.search(r":(\d+)", text)[1] for text in expected}
+
+
+@pytest.mark.short
+def test_killed_threads_have_a_process(tracer):
+    """By calls that take a thread's ID. The process ends at once."""
+    expected = []
+    with tracer.traced() as rows:
+        for call in signals.TO_THREAD:
+            with signals.start_threads() as (process, thread):
+                if send(call, process.pid, signal.SIGKILL, thread) == 0:
+                    expected.append((call, str(process.pid), "python3"))
+    assert len(expected) >= 3
+    assert [row for row in cells(own_rows(rows), "SYSCALL TPID TCOMM")
+            if row[0] in signals.TO_THREAD] == expected
+
+
+@pytest.mark.short
+def test_no_signal_for_another_call(tracer, target):
+    """What a call that is not traced has generated, a later one does not show
+    as its own."""
+    def act():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        if not no_ia32:
+            signals.ia32_kill(target.pid, signal.SIGUSR1)
+        kill(os.getpid(), signal.SIGUSR1)
+        break_pipe()
+        kill(NO_PROCESS, signal.SIGPIPE)
+        kill(target.pid, signal.SIGPIPE)
+    comm = pathlib.Path("/proc/self/comm").read_text().strip()
+    _, no_ia32 = in_child(signals.ia32_kill, target.pid, 0)
+    with tracer.traced() as rows:
+        pid = str(in_child(act)[0])
+    shown = cells(own_rows(rows, pid), "SYSCALL SIG TPID TCOMM RESULT")
+    assert [row[1:] for row in shown if row[0] == "kill"] == [
+        ("SIGUSR1", pid, comm, "ignored"),
+        ("SIGPIPE", str(NO_PROCESS), "-", "ESRCH"),
+        ("SIGPIPE", str(target.pid), "sleep", "0")]
 
 
 def test_filters_in_a_namespace():
     with started_pair(NAMESPACE) as (send_all, sender, victim, expected):
-        with Tool("killsnoop", "-evn") as external, \
+        with Tool("killsnoop", "-Evn") as external, \
                 Tool("killsnoop", "-vnT", victim) as to_victim:
             send_all()
-    own = ("1", sender)
     for tool, wanted in (
-            (external, [row for row in expected if row[2] not in own]),
+            (external, [row for row in expected if row[2] != sender]),
             (to_victim, [row for row in expected if row[2] == victim])):
         assert cells(own_rows(tool.table(), sender),
                      "SYSCALL SIG TPID RESULT") == wanted
@@ -230,15 +324,12 @@ def test_signals_that_no_call_explains(tracer, target, memory_cgroup):
     if not failed:      # or there are no 32-bit system calls here
         pids.append(str(sender))
         expected.append((pids[-1], "SIGUSR1", str(target.pid), "ignored"))
-    expected += [(pid, "SIGCHLD", ME, "ignored") for pid in pids]
     seen = [row for row in rows_about(rows, *pids)
             if row["SIG"] not in ("SIGHUP", "SIGCONT")]     # a terminal's
-    for row in seen:
-        if row["SIG"] == "SIGCHLD":     # "0" while fork(3) blocks it here
-            row["RESULT"] = "ignored"
     assert sorted(cells(seen, "PID SIG TPID RESULT")) == sorted(expected)
     assert set(cells(seen, "SYSCALL")) == {("-",)}
-    assert set(cells(own_rows(seen, "0"), "COMM CGROUP")) == {("kernel", "-")}
+    assert set(cells(own_rows(seen, "0"), "COMM CGROUP PARENTS")) == {
+        ("kernel", "-", "-")}
 
 
 def test_cgroup(tracer, target, cgroup):
@@ -254,6 +345,23 @@ def test_cgroup(tracer, target, cgroup):
         tracer.send(signal.SIGCONT)
     shown = [{row["CGROUP"] for row in own_rows(rows, pid)} for pid in senders]
     assert shown == [{"/" + os.path.basename(cgroup)}, {str(inode)}]
+
+
+def test_cgroup_namespace(target, cgroup):
+    """With no mount of the host's cgroups: numbers, and one line says why."""
+    script = ("while umount $(grep -m 1 ' cgroup2 ' /proc/mounts | "
+              "cut -d ' ' -f 2); do :; done 2>/dev/null; "
+              "mount -t cgroup2 none /mnt")
+    enter = "echo 0 > %s/cgroup.procs; exec \"$@\"" % cgroup
+    inode = str(os.stat(cgroup).st_ino)
+    with Tool("killsnoop", "-g", prefix=[
+            "sh", "-c", enter, "sh", "unshare", "--cgroup",
+            *mounted(script)]) as tool:
+        in_child(kill, target.pid, 0, group=cgroup)
+        wait_until(lambda: len(tool.rows) == 1)
+        assert tool.table()[0]["CGROUP"] == inode
+        assert "--cgroupns=host" in tool.stderr
+        assert tool.stderr.count("\n") == 1
 
 
 def do_a_mixture(target):
@@ -283,17 +391,20 @@ def do_a_mixture(target):
 
 FILTERS = {
     "": lambda row: row.SYSCALL != "-",
-    "-a": lambda row: True,
+    "-a": lambda row: row.SIG != "17",
+    "-as CHLD": lambda row: row.SIG == "17",
+    "-ae 0,SIGUSR1": lambda row: row.SIG not in ("0", "10"),
+    "-e 9,cont": lambda row: row.SYSCALL != "-" and row.SIG not in ("9", "18"),
     "-ax": lambda row: row.RESULT < "0",
     "-ap self": lambda row: row.PID == ME,
-    "-aT self": lambda row: row.TPID == ME,
+    "-aT self": lambda row: row.TPID == ME and row.SIG != "17",
     "-aT group": lambda row: row.TPID == GROUP,
     "-aT 0": lambda row: row.TPID == "0",
     "-as 0,9,SEGV,term": lambda row: row.SIG in ("0", "9", "11", "15"),
     "-as RTMIN+3,SIGRTMIN,rtmax-1,SIGRTMAX":
         lambda row: int(row.SIG) in (RTMIN + 3, RTMIN, 63, 64),
-    "-au " + NOBODY: lambda row: row.UID == NOBODY,
-    "-ae": lambda row: row.PID != row.TPID}
+    "-au " + NOBODY: lambda row: row.UID == NOBODY and row.SIG != "17",
+    "-aE": lambda row: row.PID != row.TPID and row.SIG != "17"}
 
 
 @pytest.mark.parametrize("options", FILTERS)
@@ -304,6 +415,21 @@ def test_filters(options, target):
     pids = {row.PID for row in expected} - {"0"}
     assert cells(rows_about(tool.table(), *pids), " ".join(Row._fields)) == (
         list(filter(FILTERS[options], expected)))
+
+
+def test_time_in_csv(target):
+    """ISO 8601, in a zone with an odd offset."""
+    with Tool("killsnoop", "-jp", ME, env=dict(
+            os.environ, TZ="NPT-5:45")) as tool:
+        times = [time.time()]
+        kill(target.pid, 0)
+        times.append(time.time())
+        wait_until(lambda: tool.rows)
+        shown = tool.table()[0]["TIME"]
+    assert shown.endswith("+05:45")
+    then = datetime.datetime.strptime(shown[:-6], "%Y-%m-%dT%H:%M:%S")
+    second = calendar.timegm(then.timetuple()) - (5 * 60 + 45) * 60
+    assert int(times[0]) <= second <= times[1]
 
 
 def test_columns(target):

@@ -28,8 +28,9 @@ def test_attached_as_asked(tracer):
     wait_until(lambda: "\n" in tracer.stderr)
     pattern = {"fallback": "kprobe; no fentry: .+; no tracepoint: .+",
                "perf_buffer": "(fentry|(tracepoint|kprobe); no fentry: .+)"}
-    assert re.fullmatch("Tracing by %s." % pattern.get(how, how),
-                        tracer.stderr.split("\n")[0])
+    assert re.fullmatch(
+        "%s.py: tracing by %s" % (tracer.name, pattern.get(how, how)),
+        tracer.stderr.split("\n")[0])
     types = {PERF_BUFFER, RING_BUFFER} & set(
         fdinfo(tracer.process.pid, "map_type"))
     assert types == {PERF_BUFFER if how == "perf_buffer" else RING_BUFFER}

@@ -6,6 +6,7 @@ USAGE: signals.py                    what examples/demo shows: see scene()
        signals.py pair               see pair()
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -98,6 +99,17 @@ def start_target():
         while f.seek(0) or f.read() != "sleep\n":   # exec(2) is not over
             time.sleep(0.01)
     return process
+
+
+@contextlib.contextmanager
+def start_threads():
+    """Yield the Popen of a process, and the ID of its second thread."""
+    script = ("import threading, time; thread = threading.Thread(target=time."
+              "sleep, args=[600]); thread.start(); print(thread.native_id)")
+    with subprocess.Popen([sys.executable, "-uc", script],
+                          stdout=subprocess.PIPE) as process:
+        yield process, int(process.stdout.readline())
+        process.kill()
 
 
 def no_process():
