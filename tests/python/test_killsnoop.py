@@ -89,6 +89,9 @@ def test_process_group(tracer, target):
                         flags=4)
         assert kill(-target.pid, signal.SIGUSR1) == 0
         assert other.wait(60) == -signal.SIGUSR1
+        pid, _ = in_child(lambda: (signals.guard(), kill(0, signal.SIGUSR1)))
+    (row,) = own_rows(rows, pid)
+    assert cells([row], "SIG TPID RESULT") == [("SIGUSR1", "0", "ignored")]
     first, second = own_rows(rows)
     assert cells([first], "TPID RESULT") == [
         ("-", "EINVAL" if by_pidfd else "ignored")]     # before Linux 6.9

@@ -16,7 +16,7 @@ from bcc.libbcc import lib
 import pytest
 
 from common import (ATTACHMENTS, COUNT, TRACERS, Tool, bpf_programs, burst,
-                    fdinfo, mounted, odd_name, own_rows, wait_until)
+                    fdinfo, mounted, odd_name, own_rows, run, wait_until)
 
 each_tool = pytest.mark.parametrize("tool", TRACERS)
 PERF_BUFFER, RING_BUFFER = 4, 27    # enum bpf_map_type
@@ -123,6 +123,42 @@ def test_bursts(tool, how, count, too_many):
     assert 0 < missing <= tool.lost
     if len(table) < sum(bursts.values()) - missing + 100:
         assert tool.lost < missing + 100    # none of others' is lost
+
+
+@each_tool
+def test_all_losses_are_reported(tool):
+    """Also those within a second of the last report: what is shown and what
+    is lost is all. The buffer is one that is soon full."""
+    _, prefix = ATTACHMENTS["perf_buffer"]
+    with Tool(tool, "-p", os.getpid(), *TRACERS[tool].only_acts,
+              prefix=prefix) as tool:
+        for number in signal.SIGCONT, signal.SIGINT:
+            tool.send(signal.SIGSTOP)
+            for _ in range(60000):
+                tool.workload.act()
+            tool.send(number)
+            tool.send(signal.SIGCONT)
+            wait_until(lambda: tool.lost)
+        assert tool.process.wait(60) == 0
+        tool.stop = lambda: 0       # it has ended
+    assert len(tool.rows) + tool.lost == 120000
+
+
+@each_tool
+def test_skipped_runs_are_reported(tool, tmp_path):
+    """The kernel counts them for each program: here it says 7 for all."""
+    (tmp_path / "sitecustomize.py").write_text("""import builtins, io
+real = open
+def fake(path, *args):
+    if str(path).startswith("/proc/self/fdinfo/"):
+        return io.StringIO("recursion_misses:\\t7\\n")
+    return real(path, *args)
+builtins.open = fake""")
+    done = run(tool, "-d", "0.3", env=dict(
+        os.environ, PYTHONPATH=str(tmp_path)))
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert int(re.search(r"runs skipped by the kernel: (\d+)",
+                         done.stderr)[1]) % 7 == 0
 
 
 @each_tool
