@@ -69,7 +69,7 @@ def test_patch(base, tmp_path, tool):
     git(base, "am", "-q", run(MAKE_SERIES, CHECKOUT, tmp_path, tool).strip())
     message = git(base, "log", "-1", "--format=%B")
     assert message.split() == text(HERE / "messages" / (tool + ".txt")).split()
-    assert not re.search("^[^ ].{72}", message, re.M)
+    assert not re.search(r"^[^ \n].{72}", message, re.M)
     ours = ["tools/%s.py" % tool, "tools/%s_example.txt" % tool,
             "man/man8/%s.8" % tool]
     for path in ours:
