@@ -21,6 +21,7 @@ import ctypes
 import datetime
 import errno
 import functools
+import io
 import os
 import re
 import select
@@ -64,8 +65,12 @@ BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_TRACING = 2, 26     # linux/bpf.h
 HOST_CGROUP_INODE = 1   # of the root of the host's cgroup namespace
 
 signal_names = {number: number.name for number in signal.Signals}
+signal_numbers = {str(number): number for number in range(signal.NSIG)}
+signal_numbers.update(signal.Signals.__members__)
 for i in range(signal.SIGRTMAX - signal.SIGRTMIN + 1):
     signal_names[signal.SIGRTMIN + i] = "SIGRTMIN+%d" % i
+    signal_numbers["SIGRTMIN+%d" % i] = signal.SIGRTMIN + i
+    signal_numbers["SIGRTMAX-%d" % i] = signal.SIGRTMAX - i
 
 def warn(message):
     print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
@@ -75,16 +80,12 @@ def die(message):
 
 def signal_list(text):
     """Return the signal numbers of a list such as 9,TERM,RTMIN+3."""
-    numbers = dict(signal.Signals.__members__)
-    for i in range(signal.NSIG):
-        numbers[str(i)] = i
-        numbers[signal_names.get(i)] = i
-        numbers["SIGRTMAX-%d" % (signal.SIGRTMAX - i)] = i
-    names = text.upper().replace(" ", "").split(",")
-    found = [numbers.get(name, numbers.get("SIG" + name)) for name in names]
-    if None in found:
+    names = [name.strip().upper() for name in text.split(",")]
+    numbers = [signal_numbers.get(name, signal_numbers.get("SIG" + name))
+               for name in names]
+    if None in numbers:
         raise argparse.ArgumentTypeError("no such signal in " + text)
-    return found
+    return numbers
 
 
 examples = """examples:
@@ -114,7 +115,7 @@ parser.add_argument("-u", "--uid", type=int, default=ANY,
 parser.add_argument("-E", "--external", action="store_true",
     help="hide signals that a process sends to itself")
 parser.add_argument("-a", "--all", action="store_true",
-    help="show also signals that no traced call explains, but SIGCHLD")
+    help="also show signals not sent by a traced call, except SIGCHLD")
 parser.add_argument("-n", "--names", action="store_true",
     help="show names of signals and results, not numbers")
 parser.add_argument("-c", "--tcomm", action="store_true",
@@ -139,6 +140,7 @@ parser.add_argument("--probe", choices=["auto"] + PROBES, default="auto",
     help="probe type to use (default: the first that works)")
 parser.add_argument("--ebpf", action="store_true", help=argparse.SUPPRESS)
 args = parser.parse_args()
+PARENTS = MAX_PARENTS if args.parents else 0
 if args.duration is not None and not 0 < args.duration < 1e9:
     parser.error("argument -d/--duration: not a positive number below 1e9")
 for path in args.cgroupmap, args.mntnsmap:      # they go into the C text
@@ -146,19 +148,12 @@ for path in args.cgroupmap, args.mntnsmap:      # they go into the C text
             "/[A-Za-z0-9_./:@+-]+", path)):
         parser.error("not the plain path of a pinned map: %s" % path)
 
-filter_text = """
-#define ONLY_PID %(pid)d
-#define ONLY_TPID %(tpid)d
-#define ONLY_UID %(uid)d
-#define ONLY_FAILED %(failed)d
-#define ONLY_EXTERNAL %(external)d
-#define ALL_SIGNALS %(all)d
-"""
 bpf_text = """
 #include <uapi/linux/ptrace.h>
 #include <uapi/asm/siginfo.h>
 #include <uapi/asm/signal.h>
 #include <asm/unistd.h>
+#define PF_EXITING 4    /* linux/sched.h */
 
 struct name { u64 words[2]; };          /* char comm[TASK_COMM_LEN] */
 struct event {
@@ -177,7 +172,7 @@ struct generated {
     u64 effect;
     struct name tcomm;
 };
-/* By thread. Entries stay: deleting would cost 200 ns. CPUs take 128 each. */
+/* By TID. Entries stay: deleting would cost 200 ns. Each CPU caches 128. */
 BPF_TABLE("lru_hash", u32, struct generated, generated, 65536);
 BPF_PERCPU_ARRAY(lost, u64, 1);
 #ifdef RING_PAGES
@@ -287,13 +282,18 @@ RAW_TRACEPOINT_PROBE(signal_generate)
     s32 sig = ctx->args[0], code = SI_USER, first_arg = REGISTER(FIRST_ARG);
     u16 call = REGISTER(SYSCALL_NUMBER);
     struct generated *signal;
+    bool in_call, from_user;
 
     if (info == 1)              /* SEND_SIG_PRIV; 0 is SEND_SIG_NOINFO */
         code = SI_KERNEL;
     else if (info)
         code = PROBE_READ(s32, info, offsetof(struct siginfo, si_code));
-    bool in_call = code <= 0 && code != SI_TIMER && (IS_TRACED) && !(IS_32BIT);
-    if ((code > 0 && sig != SIGCHLD) || code == SI_TIMER)
+    /* sigqueue(3) can have any code. Its siginfo is on the caller's stack. */
+    from_user = (code <= 0 && code != SI_TIMER) ||
+        info - READ(u64, get_task(), task_struct_stack) < THREAD_SIZE;
+    in_call = from_user && (IS_TRACED) && !(IS_32BIT) &&
+        !(READ(u32, get_task(), task_struct_flags) & PF_EXITING);
+    if (!in_call && ((code > 0 && sig != SIGCHLD) || code == SI_TIMER))
         pid = uid = 0;          /* the kernel itself */
     if (!wanted(pid, uid, sig) || (!in_call && (
             !ALL_SIGNALS || (HIDE_SIGCHLD && sig == SIGCHLD))))
@@ -307,7 +307,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
     struct generated new = {
         .call = call, .first_arg = first_arg, .sig = sig,
         .target = PROBE_READ(s32, ctx->args[2], task_struct_tgid),
-        .effect = sig == SIGCONT ? 1 : 1 + ctx->args[4],    /* always acts */
+        .effect = sig == SIGCONT ? 1 : 1 + ctx->args[4],    /* resumes */
         .tcomm = PROBE_READ(struct name, ctx->args[2], task_struct_comm)};
     if (!in_call) {
         struct event event = {
@@ -361,9 +361,10 @@ def task_struct_text():
     if not offsets:     # only the running kernel's own headers have them
         text = """#include <linux/sched.h>
 #include <generated/utsrelease.h>
-_Static_assert(!__builtin_strcmp(UTS_RELEASE, "%s"), "of another kernel");
+_Static_assert(!__builtin_strcmp(UTS_RELEASE, "%s"),
+    "without BTF, the headers of this kernel itself are required");
 """ % os.uname().release
-    for name in "tgid", "comm", "group_leader", "real_parent", "stack":
+    for name in "tgid comm flags group_leader real_parent stack".split():
         offset = offsets.get(name, "offsetof(struct task_struct, %s)" % name)
         text += "#define task_struct_%s %s\n" % (name, offset)
     return text
@@ -374,18 +375,23 @@ def kernel_symbols():
         symbols = f.read()
         if "sys_kill\n" in symbols:
             return symbols
-    die("no symbols in /proc/kallsyms, try: on the host, or with --privileged")
+    die("/proc/kallsyms has no symbols: run on the host, or with --privileged")
 
 def program(probe):
     """Return the C text for a probe type."""
     symbols = kernel_symbols()
+    if os.uname().machine not in REGISTERS:
+        die("not supported on this machine: " + os.uname().machine)
     number, first_arg, is_32bit = REGISTERS[os.uname().machine]
     syscalls = [name for name in SYSCALLS if "sys_%s\n" % name in symbols]
     selected = " || ".join("sig == %d" % sig for sig in args.signal)
     if args.exclude_signal:
         selected = " && ".join("sig != %d" % n for n in args.exclude_signal)
     macros = {
-        "ANY": "(%d)" % ANY, "PARENTS": args.parents * MAX_PARENTS,
+        "ANY": "(%d)" % ANY, "PARENTS": PARENTS,
+        "ONLY_PID": args.pid, "ONLY_TPID": args.tpid, "ONLY_UID": args.uid,
+        "ONLY_FAILED": int(args.failed), "ALL_SIGNALS": int(args.all),
+        "ONLY_EXTERNAL": int(args.external),
         "ONLY_SIGNALS": selected or 1, "HIDE_SIGCHLD": int(not selected),
         "SYSCALL_NUMBER": number, "FIRST_ARG": first_arg, "IS_32BIT": is_32bit,
         "IS_TRACED": " || ".join("call == __NR_" + name for name in syscalls),
@@ -396,10 +402,9 @@ def program(probe):
         macros["RING_PAGES"] = RING_BYTES // os.sysconf("SC_PAGE_SIZE")
     text = ["#define %s %s\n" % macro for macro in macros.items()]
     text += ["enum { %s, NO_CALL };\n" % ", ".join(SYSCALLS).upper(),
-             filter_text % vars(args), task_struct_text(),
-             filter_by_containers(args), bpf_text]
+             task_struct_text(), filter_by_containers(args), bpf_text]
     prefix = "sys_"             # of kprobes, BCC replaces it
-    if probe == "fentry":
+    if probe == "fentry":       # it uses no BPF object, which takes 0.2 s
         prefix = BPF.get_syscall_prefix(BPF).decode()
     for name in syscalls:
         text.append(probe_text[probe] % {
@@ -408,24 +413,21 @@ def program(probe):
 
 @contextlib.contextmanager
 def silenced(silent):
-    """Discard what the block prints, also from C, if silent is true."""
-    saved = os.dup(1), os.dup(2)
+    """Discard what the block prints on stderr, also from C, if silent."""
+    saved = os.dup(2)
     if silent:
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
-        os.dup2(1, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         yield
     finally:
-        lib.fflush(None)
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
+        os.dup2(saved, 2)
 
 def advice():
     """Return what to do if every probe type was refused, or None."""
     release = os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE",
                              "/lib/modules/%s/build" % release)
-    if not supported(BPF_PROG_TYPE_KPROBE, None):
+    if not supported(BPF_PROG_TYPE_KPROBE, 0):
         return ("requires CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON; in a "
                 "container: --privileged")
     if not os.path.exists(headers + "/include"):
@@ -433,8 +435,6 @@ def advice():
                 "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
                 "set BCC_KERNEL_SOURCE; in a container: -v /lib/modules:"
                 "/lib/modules -v /usr/src:/usr/src" % (headers, release))
-    if not os.path.exists(BTF):
-        return "the kernel has no BTF: requires headers of exactly " + release
     if not BPF.tracepoint_exists("syscalls", "sys_exit_kill"):
         return ("no tracepoints, try: mount -t tracefs tracefs /sys/kernel/"
                 "tracing; mount -t debugfs debugfs /sys/kernel/debug")
@@ -474,24 +474,21 @@ def clock(event):
     ago = time.monotonic() - event.ts / 1e9
     return local_time(int(time.time() - ago))
 
-def sender(event):
-    return printable(event.comm) if event.pid else "kernel"
-
 def signal_name(event):
     return signal_names.get(event.sig, event.sig) if args.names else event.sig
 
 def result(event):
-    if args.names and event.ret < 0:
+    if not args.names:
+        return event.ret
+    if event.ret < 0:
         return errno.errorcode.get(-event.ret, event.ret)
-    return EFFECTS.get(event.effect, 0) if args.names else event.ret
+    return EFFECTS.get(event.effect, 0)
 
 def parents(event):
     """Return the sender's process and its ancestors as text."""
-    texts = []
-    for comm, pid in process_struct.iter_unpack(event.parents):
-        if pid and event.pid:
-            name = printable(comm).replace(" < ", " ? ")
-            texts.append("%s:%d" % (name, pid))
+    texts = ["%s:%d" % (printable(comm).replace(" < ", " ? "), pid)
+             for comm, pid in process_struct.iter_unpack(event.parents)
+             if pid and event.pid]
     return " < ".join(texts) or "-"
 
 def find_cgroups():
@@ -499,11 +496,11 @@ def find_cgroups():
     with open("/proc/self/mounts", "rb") as f:
         mounts = re.findall(rb"(?m)^\S+ (\S+) cgroup2 ", f.read())
     for mount in mounts:
+        if os.stat(mount).st_ino != HOST_CGROUP_INODE:
+            continue
         for folder, _, _ in os.walk(mount):
             with contextlib.suppress(OSError):      # removed meanwhile
                 inode = os.stat(folder).st_ino & 0xffffffff
-                if folder == mount and inode != HOST_CGROUP_INODE:
-                    break
                 cgroups[inode] = printable(folder[len(mount):]) or "/"
     if HOST_CGROUP_INODE not in cgroups:
         warn("CGROUP shows numbers: the host's cgroup2 tree is not mounted "
@@ -520,15 +517,16 @@ def cgroup(event):
 Event = collections.namedtuple("Event", "ts cgroup pid uid target sig ret "
                                "syscall effect comm tcomm parents")
 process_struct = struct.Struct("=16sQ")
-event_struct = struct.Struct("=QQIIiiiBB2x16s16s%ds" % (
-    args.parents * MAX_PARENTS * process_struct.size))
+event_struct = struct.Struct(
+    "=QQIIiiiBB2x16s16s%ds" % (PARENTS * process_struct.size))
 pid_form = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read())
 CALLS = SYSCALLS + ["-"]
 all_columns = [     # title, format, whether it is shown, value of an event
     ("TIME", "%-9s", True, clock),
     ("UID", "%-6s", args.print_uid, lambda e: e.uid),
     ("PID", pid_form, True, lambda e: e.pid),
-    ("COMM", "%-16s", True, sender),
+    ("COMM", "%-16s", True,
+        lambda e: printable(e.comm) if e.pid else "kernel"),
     ("SYSCALL", "%-17s", args.verbose, lambda e: CALLS[e.syscall]),
     ("SIG", "%-11s" if args.names else "%-4s", True, signal_name),
     ("TPID", pid_form, True, lambda e: "-" if e.target == ANY else e.target),
@@ -540,24 +538,25 @@ columns = [(title, form, value)
            for title, form, shown, value in all_columns if shown]
 line = " ".join([form for _, form, _ in columns[:-1]] + ["%s\n"])
 
-def write(rows):
-    """Write rows to stdout, as text or CSV."""
+def table(rows):
+    """Return rows as text or CSV."""
+    if not args.csv:
+        return "".join(line % tuple(row) for row in rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+def write(text):
     try:
-        if args.csv:
-            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
-        else:
-            sys.stdout.writelines(line % tuple(row) for row in rows)
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as e:
         warn("can't write: %s" % e.strerror)
         os._exit(1)     # at exit, Python would write again
 
 def print_events():
-    rows = []
-    for fields in event_struct.iter_unpack(b"".join(batch)):
-        event = Event._make(fields)
-        rows.append([value(event) for _, _, value in columns])
-    write(rows)
+    events = map(Event._make, event_struct.iter_unpack(b"".join(batch)))
+    write(table([value(event) for _, _, value in columns] for event in events))
 
 def stop(signum, _):
     global stop_requested
@@ -565,7 +564,7 @@ def stop(signum, _):
     signal.signal(signum, signal.SIG_DFL)       # a second one kills the tool
 
 def collect(_, data, size):
-    """Add an event to the batch. When it is full, libbpf keeps its place."""
+    """Add an event to the batch. If it is full, the next call goes on here."""
     batch.append(ctypes.string_at(data, event_struct.size))
     return -1 if len(batch) >= (LAST_BATCH if stop_requested else BATCH) else 0
 
@@ -577,40 +576,38 @@ def open_events(bpf):
     bpf["events"].open_perf_buffer(collect, 256, lost_by_perf.append)
     return functools.partial(bpf.perf_buffer_poll, 0)
 
-def report_lost(bpf, reported):
-    """Report the events lost since the last report. Return the total."""
-    lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
-    if lost > reported:
-        warn("lost %d events" % (lost - reported))
-    return lost
-
 def report_skipped(bpf):
     """Report how often the kernel skipped a program (Linux 5.12)."""
     infos = [open("/proc/self/fdinfo/%d" % function.fd).read()
              for function in bpf.funcs.values()]
     skipped = sum(map(int, re.findall(r"misses:\s*(\d+)", "".join(infos))))
     if skipped:
-        warn("program runs skipped by the kernel: %d" % skipped)
+        warn("program runs skipped by the kernel: %d; rows may be missing"
+             % skipped)
 
 def trace(bpf):
     """Print events until a signal, -d, or until nobody reads stdout."""
+    global stop_requested
     consume = open_events(bpf)
     bpf["lost"].clear()         # nothing was read until now
     end = time.monotonic() + (args.duration or float("inf"))
     stdout = select.poll()
     stdout.register(1, 0)
-    done = reported = report_due = 0
-    write([[title for title, _, _ in columns]])
+    done, reported, report_due = False, 0, 0
+    write(table([[title for title, _, _ in columns]]))
     while not done:
-        reader_left = stdout.poll(50 if len(batch) < BATCH else 0)
+        if stdout.poll(50 if len(batch) < BATCH else 0):
+            stop_requested = True       # the reader left
         now = time.monotonic()
-        done = stop_requested or reader_left or now >= end
+        stop_requested = done = stop_requested or now >= end
         batch.clear()
         consume()
         print_events()
-        if done or now >= report_due:
-            reported = report_lost(bpf, reported)
-            report_due = now + 1
+        # Before Linux 5.1, only the perf buffer itself knows what it lost.
+        lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
+        if lost > reported and (done or now >= report_due):
+            warn("lost %d events" % (lost - reported))
+            reported, report_due = lost, now + 1
     report_skipped(bpf)
 
 def main():
@@ -619,8 +616,9 @@ def main():
             "Ubuntu), python3-bcc (Fedora), python-bcc (Arch)" % no_bcc)
     if os.geteuid() != 0:
         die("needs root: run it as root or with sudo")
+    sys.stdout = open(1, "w", 1 << 20, errors="replace")
     if args.ebpf:
-        print(program("tracepoint" if args.probe == "auto" else args.probe))
+        write(program(args.probe.replace("auto", "tracepoint")))
         return
     bpf = attach()
     if args.cgroup:

@@ -30,7 +30,8 @@ TOOLS = {
     "killsnoop": Edges(
         [], ["-d", "0.3"], IDLE,
         ["-T a", "-T", "-T=1||1", "-s FOO", "-s 65", "-s -1", "-s=", "-s 9,",
-         "-s RTMIN+99", "-s SIG", "-u root", *BAD_TRACER]),
+         "-s RTMIN+99", "-s SIG", "-s RTMAX-31", "-e 65", "-e=",
+         "-s 9 -e 9", "-u root", *BAD_TRACER]),
     "madvsnoop": Edges(
         [], ["-d", "0.3"], IDLE,
         ["-t x", "-n", "-n 0123456789abcdef", "-a FOO", "-a=", "-a 4,",

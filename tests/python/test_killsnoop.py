@@ -335,6 +335,59 @@ def test_signals_that_no_call_explains(tracer, target, memory_cgroup):
         ("kernel", "-", "-")}
 
 
+def end_parent(end):
+    """Start a child that gets SIGUSR1 when this process ends, and end it."""
+    PR_SET_PDEATHSIG = 1
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signals.libc.prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
+        os.write(writer, b"%d" % os.getpid())
+        time.sleep(60)
+    os.read(reader, 10)
+    end()
+
+
+@pytest.mark.short
+def test_signals_of_an_end(tracer, cgroup):
+    """PR_SET_PDEATHSIG, also if the parent kills itself, and cgroup.kill."""
+    with tracer.traced() as rows:
+        pids = [str(in_child(end_parent, end)[0]) for end in (
+            lambda: os._exit(0), os.abort,
+            lambda: os.kill(os.getpid(), signal.SIGKILL))]
+        killer = pathlib.Path(cgroup, "cgroup.kill")    # Linux 5.14
+        if killer.exists():
+            child = subprocess.Popen(["sleep", "60"])
+            pathlib.Path(cgroup, "cgroup.procs").write_text(str(child.pid))
+            killer.write_text("1")
+            assert child.wait(60) == -signal.SIGKILL
+    unexplained = [row for row in rows if row["SYSCALL"] == "-"]
+    assert [row["PID"] for row in unexplained
+            if row["SIG"] == "SIGUSR1" and row["PID"] in pids] == pids
+    assert [row["SIG"] for row in own_rows(unexplained)
+            if row["TCOMM"] == "sleep"] == ["SIGKILL"] * killer.exists()
+
+
+@pytest.mark.short
+def test_no_sender_passes_as_the_kernel(tracer, target):
+    """sigqueue(3) by system call can have any code for oneself, and that of
+    a timer for others."""
+    def queue(pid, code):
+        siginfo = (ctypes.c_int * 32)(signal.SIGUSR1, 0, code)
+        signals.syscall("rt_sigqueueinfo", pid, signal.SIGUSR1, siginfo)
+
+    def act():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        queue(target.pid, -2)
+        queue(os.getpid(), 1)
+    with tracer.traced() as rows:
+        pid = str(in_child(act)[0])
+    assert cells(rows_about(rows, pid, str(target.pid)),
+                 "PID SYSCALL TPID RESULT") == [
+        (pid, "rt_sigqueueinfo", str(target.pid), "ignored"),
+        (pid, "rt_sigqueueinfo", pid, "ignored")]
+
+
 def test_cgroup(tracer, target, cgroup):
     """Of senders that have ended; the second one's cgroup, too."""
     gone = cgroup + "/gone"
@@ -357,7 +410,7 @@ def test_cgroup_namespace(target, cgroup):
               "mount -t cgroup2 none /mnt")
     enter = "echo 0 > %s/cgroup.procs; exec \"$@\"" % cgroup
     inode = str(os.stat(cgroup).st_ino)
-    with Tool("killsnoop", "-g", prefix=[
+    with Tool("killsnoop", "-g", "-T", target.pid, prefix=[
             "sh", "-c", enter, "sh", "unshare", "--cgroup",
             *mounted(script)]) as tool:
         in_child(kill, target.pid, 0, group=cgroup)

@@ -145,6 +145,20 @@ def test_all_losses_are_reported(tool):
 
 
 @each_tool
+def test_duration(tool):
+    """When it is over, all that the buffer holds is shown."""
+    tool = Tool(tool, "-p", os.getpid(), *TRACERS[tool].only_acts, "-d", "2")
+    tool.start()
+    tool.send(signal.SIGSTOP)
+    for _ in range(60000):
+        tool.workload.act()
+    time.sleep(2)
+    tool.send(signal.SIGCONT)
+    assert tool.process.wait(60) == 0
+    assert (len(tool.rows), tool.stderr) == (60000, "")
+
+
+@each_tool
 def test_skipped_runs_are_reported(tool, tmp_path):
     """The kernel counts them for each program: here it says 7 for all."""
     (tmp_path / "sitecustomize.py").write_text("""import builtins, io
