@@ -163,10 +163,10 @@ def test_skipped_runs_are_reported(tool, tmp_path):
     """The kernel counts them for each program: here it says 7 for all."""
     (tmp_path / "sitecustomize.py").write_text("""import builtins, io
 real = open
-def fake(path, *args):
+def fake(path, *args, **more):
     if str(path).startswith("/proc/self/fdinfo/"):
         return io.StringIO("recursion_misses:\\t7\\n")
-    return real(path, *args)
+    return real(path, *args, **more)
 builtins.open = fake""")
     done = run(tool, "-d", "0.3", env=dict(
         os.environ, PYTHONPATH=str(tmp_path)))
