@@ -444,10 +444,11 @@ def attach():
     probes = PROBES if args.probe == "auto" else [args.probe]
     refusals = []
     for probe in probes:
+        if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, 0):
+            refusals.append("no fentry: not supported by this kernel")
+            continue
         text = program(probe)
         try:
-            if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, 0):
-                raise Exception("not supported by this kernel")
             with silenced(probe != probes[-1]):
                 bpf = BPF(text=text, cflags=["-w"])
         except Exception as e:      # BCC raises no other class
