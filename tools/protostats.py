@@ -323,22 +323,25 @@ class BtfType(Structure):               # struct btf_type
 class BtfMember(Structure):             # struct btf_member
     _fields_ = u32s("name_off type offset")
 
-def member_offsets(structure):
-    """Return offsets in bytes in a kernel structure, from BTF; {} without."""
+def member_offsets():
+    """Return offsets in bytes in kernel structures by "structure.member"."""
     lib.libbpf_find_kernel_btf.restype = ctypes.c_void_p
     lib.btf__type_by_id.restype = ctypes.c_void_p
     lib.btf__name_by_offset.restype = ctypes.c_char_p
-    btf = ctypes.c_void_p(lib.libbpf_find_kernel_btf())
+    btf, offsets = ctypes.c_void_p(lib.libbpf_find_kernel_btf()), {}
     if not btf or lib.libbpf_get_error(btf):
-        return {}
-    number = lib.btf__find_by_name_kind(btf, structure, BTF_KIND_STRUCT)
-    address = lib.btf__type_by_id(btf, number)
-    if address is None:
-        return {}
-    members = BtfMember * (BtfType.from_address(address).info & 0xffff)
-    return {lib.btf__name_by_offset(btf, member.name_off).decode():
-            (member.offset & 0xffffff) // 8
-            for member in members.from_address(address + sizeof(BtfType))}
+        die("can't watch: requires CONFIG_DEBUG_INFO_BTF")
+    for structure in {name.split(".")[0] for name in MEMBERS}:
+        number = lib.btf__find_by_name_kind(
+            btf, structure.encode(), BTF_KIND_STRUCT)
+        address = lib.btf__type_by_id(btf, number)
+        if address is None:
+            continue
+        members = BtfMember * (BtfType.from_address(address).info & 0xffff)
+        for member in members.from_address(address + sizeof(BtfType)):
+            name = lib.btf__name_by_offset(btf, member.name_off).decode()
+            offsets[structure + "." + name] = (member.offset & 0xffffff) // 8
+    return offsets
 
 def program(index, watched):
     """Return the C text, for watching or for a program of its own."""
@@ -349,13 +352,11 @@ def program(index, watched):
         macros["WATCH"] = 1
         macros["IFINDEX"] = index
         macros["NETNS"] = os.stat("/proc/self/ns/net").st_ino
+        offsets = member_offsets()
         for name in MEMBERS:
-            structure, member = name.split(".")
-            offsets = member_offsets(structure.encode())
-            if member not in offsets:
-                die("can't watch: requires CONFIG_DEBUG_INFO_BTF, and the "
-                    "kernel's BTF has no " + name)
-            macros[name.replace(".", "_")] = offsets[member]
+            if name not in offsets:
+                die("can't watch: the kernel's BTF has no " + name)
+            macros[name.replace(".", "_")] = offsets[name]
     text = ["#define %s %s\n" % macro for macro in macros.items()]
     return "".join(text) + bpf_text
 

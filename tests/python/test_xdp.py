@@ -440,7 +440,8 @@ def test_columns(option, factor, network):
 def test_columns_are_aligned(options, network):
     """In less than 80 columns, with numbers of any size. -b names its unit."""
     text = "\n".join(show(network, options.split(), WIDE).lines())
-    number = " 7[2-6]\\d\\d\\.\\dG " if "b" in options else " 9[0-5]\\d\\d\\.\\dM "
+    number = (" 7[2-6]\\d\\d\\.\\dG " if "b" in options else
+              " 9[0-5]\\d\\d\\.\\dM ")
     (block,) = [part for part in text.split("\n\n") if re.search(number, part)]
     header, *rows = [line for line in block.split("\n") if " " in line]
     assert header.startswith("bit/s ") == ("b" in options)
