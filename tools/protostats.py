@@ -13,6 +13,7 @@
 
 import argparse
 import collections
+import contextlib
 import ctypes
 import errno
 import os
@@ -48,13 +49,15 @@ MEMBERS = ["xdp_buff.data", "xdp_buff.data_end", "xdp_buff.rxq",
            "net.ns", "ns_common.inum"]
 MODES = {"native": 4, "generic": 2}             # XDP_FLAGS_*, linux/if_link.h
 BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_XDP = 24, 25, 37         # linux/bpf.h
-BPF_PROG_TYPE_TRACING = 26
-BPF_LINK_TYPE_TRACING = 2
+BPF_PROG_TYPE_TRACING, BPF_LINK_TYPE_TRACING = 26, 2
 BTF_KIND_STRUCT = 4                             # linux/btf.h
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772          # linux/if_arp.h
 
 def warn(message):
     print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
+
+def last_error():
+    return os.strerror(ctypes.get_errno())
 
 def die(message, status=1):
     warn(message)
@@ -297,29 +300,23 @@ def u32s(names):
 
 class LinkCreateOpts(Structure):        # struct bpf_link_create_opts
     _fields_ = [("sz", c_size_t)] + u32s("flags")
-
 class ProgLoadOpts(Structure):          # struct bpf_prog_load_opts
     _fields_ = [("sz", c_size_t)] + u32s(
         "attempts expected_attach_type prog_btf_fd prog_flags prog_ifindex "
         "kern_version attach_btf_id attach_prog_fd")
-
 class FuncInfo(Structure):              # struct bpf_func_info
     _fields_ = u32s("insn_off type_id")
-
 class ProgInfo(Structure):              # struct bpf_prog_info
     _fields_ = [("type_to_map_ids", c_uint64 * 8),
                 ("name", ctypes.c_char * 16),
                 ("ifindex_to_jited_func_lens", c_uint64 * 6),
                 *u32s("btf_id func_info_rec_size"), ("func_info", c_uint64),
                 *u32s("nr_func_info nr_line_info")]
-
 class LinkInfo(Structure):              # struct bpf_link_info, with .tracing
     _fields_ = u32s("type id prog_id padding attach_type target_obj_id "
                     "target_btf_id")
-
 class BtfType(Structure):               # struct btf_type
     _fields_ = u32s("name_off info size")
-
 class BtfMember(Structure):             # struct btf_member
     _fields_ = u32s("name_off type offset")
 
@@ -393,8 +390,8 @@ def find_watched(index):
         die("%s has an XDP program, which is watched: -S and -N are for "
             "protostats' own" % args.interface, 2)
     if args.watch_only and not watched:
-        die("%s has no XDP program to watch, or libbpf is older than 0.7" %
-            args.interface)
+        die(args.interface + " has no XDP program to watch, or libbpf is older"
+            " than 0.7")
     return watched
 
 def program_info(fd):
@@ -417,10 +414,9 @@ def extension_of(number, function):
             continue            # it is gone
         lib.bpf_obj_get_info_by_fd(fd, byref(info), byref(size))
         os.close(fd)
-        target = info.target_obj_id, info.target_btf_id
-        # attach_type is 0: else it is fentry or fexit, as protostats' own.
-        if (info.type, info.attach_type, *target) == (
-                BPF_LINK_TYPE_TRACING, 0, number, function):
+        if info.type != BPF_LINK_TYPE_TRACING or info.attach_type != 0:
+            continue            # 0: it replaces, else it traces
+        if info.target_obj_id == number and info.target_btf_id == function:
             return info.prog_id
     return 0
 
@@ -428,8 +424,8 @@ def watch(bpf, number):
     """Trace the interface's program. Return a title, and the tracers."""
     target = lib.bpf_prog_get_fd_by_id(number)
     if target < 0:
-        die("can't watch the XDP program of %s: %s" % (
-            args.interface, advice(os.strerror(ctypes.get_errno()))))
+        error = last_error()
+        die("can't watch %s's program: %s" % (args.interface, advice(error)))
     info, function = program_info(target)
     extension = extension_of(number, function.type_id)
     if extension:       # libxdp does so with one that is alone
@@ -449,7 +445,7 @@ def watch(bpf, number):
             c_size_t(len(code) // 8), byref(options))
         if fd < 0 or lib.bpf_raw_tracepoint_open(None, fd) < 0:
             die("%s: the kernel refuses to trace it (%s)" % (
-                title, os.strerror(ctypes.get_errno())))
+                title, last_error()))
         tracers.append(fd)
     return title, tracers
 
@@ -460,7 +456,7 @@ def attach(fd, index):
         options = LinkCreateOpts(sizeof(LinkCreateOpts), MODES[mode])
         if lib.bpf_link_create(fd, index, BPF_XDP, byref(options)) >= 0:
             return "%s, %s mode" % (title, mode), []
-        title += ", no %s mode (%s)" % (mode, os.strerror(ctypes.get_errno()))
+        title += ", no %s mode (%s)" % (mode, last_error())
     die("can't attach to %s; requires Linux 5.9. If it has an XDP program (ip "
         "link show dev %s), libbpf 0.7 can watch it" % (title, args.interface))
 
@@ -479,8 +475,7 @@ def read_counts(bpf):
     return counts
 
 def read_top(bpf):
-    """Return [(amount, key)] that -t counted, most first, and remove them. A
-    packet counts before or after that: in this interval or in the next."""
+    """Return [(amount, key)] that -t counted, most first, and remove them."""
     cpus, top = len(get_possible_cpus()), bpf["top"]
     keys = (top.Key * TOP_ENTRIES)()
     values = (c_uint64 * (cpus * TOP_ENTRIES))()
@@ -488,7 +483,7 @@ def read_top(bpf):
     failed = lib.bpf_map_lookup_and_delete_batch(
         top.map_fd, None, byref(batch), keys, values, byref(number), None)
     if failed and ctypes.get_errno() != errno.ENOENT:   # the table's end
-        die("can't read what -t counts: " + os.strerror(ctypes.get_errno()))
+        die("can't read what -t counts: " + last_error())
     sums = []
     for i in range(number.value):
         sums.append((sum(values[cpus * i:cpus * (i + 1)]), keys[i]))
@@ -496,10 +491,8 @@ def read_top(bpf):
 
 def value_text(key):
     """Return an address or a port as text."""
-    if key.size == 0:
-        return "-"
-    if key.size == 2:
-        return str(key.value[0])
+    if key.size < 4:
+        return str(key.value[0]) if key.size else "-"
     family = socket.AF_INET if key.size == 4 else socket.AF_INET6
     return socket.inet_ntop(family, bytes(key.value)[:key.size])
 
@@ -544,10 +537,8 @@ def write(text, file=sys.stdout):
         die("can't write: %s" % e.strerror)
 
 def write_totals(title, counts):
-    form = "%-5s %14s" + " %11s" * len(ACTIONS)
-    lines = [title, form % ("CLASS", "BYTES", *ACTIONS)]
-    if not block:
-        lines.insert(0, "")
+    form = "%-5s %14s %11s %11s %11s %11s %11s"
+    lines = ["\n" + title, form % ("CLASS", "BYTES", *ACTIONS)]
     for name in CLASSES + ["all"]:
         packets = [counts["packets", (name, action)] for action in ACTIONS]
         lines.append(form % (name, counts["bytes", name], *packets))
@@ -567,16 +558,6 @@ def stop(signum, _):
     stop_requested = True
     signal.signal(signum, signal.SIG_DFL)       # a second one kills the tool
 
-def obstacle(index, port, watched):
-    """Return why counting can't go on, or None."""
-    if port.getsockname()[3] == 0:
-        return "%s is gone" % args.interface
-    try:
-        if watched and find_program(index) != watched:
-            return "the program was replaced or removed; run %s again" % prog
-    except OSError:
-        pass            # no answer: perhaps the next time
-
 def show(bpf, new, seconds):
     """Write the rates of what is new."""
     scale = (8 if args.bits else 1) / seconds
@@ -585,35 +566,37 @@ def show(bpf, new, seconds):
     else:
         rows = count_rows(new, scale)
     now = time.strftime("%H:%M:%S")
-    if block:
-        write(now)
-        rows.insert(0, titles)
-    else:
+    if not block:
         rows = [[now] + cells for cells in rows]
-    for cells in rows:
-        write(line % tuple(cells))
+    lines = [line % tuple(cells) for cells in rows]
     if block:
-        write("")
+        lines = [now, line % tuple(titles), *lines, ""]
+    for text in lines:
+        write(text)
 
 def trace(bpf, index, port, watched):
     """Show rates until the end. Return why counting can't go on, or None."""
     stdout = select.poll()
     stdout.register(1, 0)
     then = now = time.monotonic()
-    due, before = now + args.interval, read_counts(bpf)
-    rows, problem = 0, None
-    while rows < args.count and not stop_requested and not problem:
+    due, before, rows = now + args.interval, read_counts(bpf), 0
+    while rows < args.count and not stop_requested:
         if stdout.poll(min(300 if watched else 100, 1000 * (due - now))):
             sys.exit()          # the reader left
+        if port.getsockname()[3] == 0:
+            return "%s is gone" % args.interface
+        with contextlib.suppress(OSError):      # no answer: the next time
+            if watched and find_program(index) != watched:
+                return ("the program was replaced or removed; run %s again" %
+                        prog)
         now = time.monotonic()
-        problem = obstacle(index, port, watched)
-        if now >= due and not problem:
+        if now >= due:
             after = read_counts(bpf)
             show(bpf, after - before, now - then)
             then, before = now, after
             due += args.interval * (1 + (now - due) // args.interval)
             rows += 1
-    return problem
+    return None
 
 def open_port():
     """Return the interface's index and a socket that knows its type."""
@@ -664,25 +647,24 @@ def main():
 
 
 block = not args.csv and (args.top or args.table)    # titles each time
+unit = "bit/s" if args.bits else ""
+suffix = unit if args.csv else ""
 columns = [*ACTIONS, *CLASSES]
+if not args.csv:                # a line of text has no room for all
+    columns = [*ACTIONS, "TCP", "UDP", "ping"]
+titles = [name.upper() + suffix for name in columns] + ["DROP%"]
 line = "%-8s %7s %7s %7s %8s %7s %7s %7s %7s %5s"
-if not args.csv:
-    columns = [*ACTIONS, "TCP", "UDP", "ping"]  # a line has no room for all
-rates = [column.upper() for column in columns] + ["RATE"]
-titles = rates[:-1] + ["DROP%"]
 if args.table:
-    titles = ["CLASS", *ACTIONS]
+    titles = ["CLASS"] + [name + suffix for name in ACTIONS]
     line = "%-5s %9s %9s %9s %9s %9s"
 if args.top:
-    titles = [args.top.upper(), "CLASS", "ACTION", "RATE"]
+    titles = [args.top.upper(), "CLASS", "ACTION", "RATE" + unit]
     line = "%-39s %-5s %-8s %9s"
 if not block:
     titles.insert(0, "TIME")
 if args.csv:
     line = "%s" + ",%s" * (len(titles) - 1)
-if args.bits and (args.csv or args.top):
-    titles = [title + "bit/s" * (title in rates) for title in titles]
-elif args.bits:
-    titles[0] = "bit/s"
+elif args.bits and not args.top:
+    titles[0] = unit
 stop_requested = False
 main()

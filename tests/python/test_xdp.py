@@ -582,7 +582,7 @@ def test_refuses_to_watch(network):
                 (replaced("bpf_xdp_query_id", "-4"), "can't ask which XDP "
                  "program near0 has: Interrupted system call\n"),
                 (["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"],
-                 "can't watch the XDP program of near0: requires CAP_BPF"),
+                 "can't watch near0's program: requires CAP_BPF"),
                 (replaced("bpf_prog_load", "-1") if supports else [],
                  "near0, watching countp (ID %d): the kernel refuses "
                  "to trace it (" % list(before)[0])):
