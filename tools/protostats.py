@@ -70,7 +70,6 @@ examples = """examples:
     ./protostats -t src eth0    # the ten most frequent sources
     ./protostats -t dport eth0  # the ten most frequent destination ports
     ./protostats -w eth0        # watch the program that is there, or end
-    ./protostats -S lo          # generic mode, which every driver has
 """
 parser = argparse.ArgumentParser(
     prog=prog, description="XDP: count packets by protocol and action",
@@ -102,8 +101,8 @@ parser.add_argument("interval", type=float, nargs="?", default=1,
 parser.add_argument("count", type=int, nargs="?", default=10**9,
     help="end after this many rows")
 args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
-if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
-    parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
+if not 0.01 <= args.interval < 1e9 or args.count < 1:
+    parser.error("interval must be from 0.01 to 1e9, count at least 1")
 
 bpf_text = """
 #include <uapi/linux/if_ether.h>
@@ -112,7 +111,7 @@ bpf_text = """
 #include <uapi/linux/ip.h>
 
 /* A tracing program can copy from a packet, but not read it in place. */
-#ifdef WATCH
+#ifdef IFINDEX          /* of the interface whose program is watched */
 #define LOAD(type, at) ({ type value; \\
     bpf_probe_read_kernel(&value, sizeof(value), at); value; })
 #else
@@ -123,6 +122,9 @@ enum { TCP, UDP, PING, ICMP, OTHER, CLASSES, ACTIONS = XDP_REDIRECT + 1 };
 struct count { u64 packets, bytes; };
 BPF_PERCPU_ARRAY(counts, struct count, ACTIONS * CLASSES);
 
+#define SRC 1
+#define SPORT 2
+#define DPORT 3
 struct key {
     u32 value[4];       /* an address or a port, see TOP */
     u16 size;           /* its size in bytes, 0 if the packet has none */
@@ -143,7 +145,7 @@ static __always_inline void count_packet(struct key *key, u64 bytes)
         count->bytes += bytes;
     }
 #if TOP
-    u64 amount = AMOUNT, *sum = top.lookup(key);
+    u64 packets = 1, amount = AMOUNT, *sum = top.lookup(key);
     if (!sum && top.update(key, &amount))
         sum = no_room.lookup(&zero);
     if (sum)
@@ -237,7 +239,7 @@ static __always_inline int frame_class(void *at, void *end, struct key *key)
                          ip.frag_off & htons(0x1fff), false);
 }
 
-#ifndef WATCH
+#ifndef IFINDEX
 int protostats(struct xdp_md *ctx)
 {
     void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -342,11 +344,9 @@ def member_offsets():
 
 def program(index, watched):
     """Return the C text, for watching or for a program of its own."""
-    macros = {"SRC": 1, "SPORT": 2, "DPORT": 3, "TOP_ENTRIES": TOP_ENTRIES,
-              "TOP": args.top.upper() if args.top else 0,
-              "AMOUNT": "bytes" if args.bits else 1}
+    macros = {"TOP": args.top.upper() if args.top else 0, "AMOUNT": amount,
+              "TOP_ENTRIES": TOP_ENTRIES}
     if watched:
-        macros["WATCH"] = 1
         macros["IFINDEX"] = index
         macros["NETNS"] = os.stat("/proc/self/ns/net").st_ino
         offsets = member_offsets()
@@ -475,7 +475,7 @@ def read_counts(bpf):
     return counts
 
 def read_top(bpf):
-    """Return [(amount, key)] that -t counted, most first, and remove them."""
+    """Return [(number, key)] that -t counted, most first, and remove them."""
     cpus, top = len(get_possible_cpus()), bpf["top"]
     keys = (top.Key * TOP_ENTRIES)()
     values = (c_uint64 * (cpus * TOP_ENTRIES))()
@@ -511,7 +511,6 @@ def rate(value):
 def count_rows(new, scale):
     """Return rows of cells: what was counted as rates."""
     def cells(keys):
-        amount = "bytes" if args.bits else "packets"
         return [rate(scale * new[amount, key]) for key in keys]
     if args.table:
         return [[name] + cells([(name, action) for action in ACTIONS])
@@ -522,10 +521,10 @@ def count_rows(new, scale):
 def top_rows(sums, rest, scale):
     """Return rows of cells: the ten most frequent values, and all others."""
     rows = []
-    for amount, key in sums[:10]:
+    for number, key in sums[:10]:
         rows.append([value_text(key), CLASSES[key.protocol],
-                     ACTION_NAMES[key.action], rate(scale * amount)])
-    rest += sum(amount for amount, _ in sums[10:])
+                     ACTION_NAMES[key.action], rate(scale * number)])
+    rest += sum(number for number, _ in sums[10:])
     if rest:
         rows.append(["others", "-", "-", rate(scale * rest)])
     return rows
@@ -560,7 +559,7 @@ def stop(signum, _):
 
 def show(bpf, new, seconds):
     """Write the rates of what is new."""
-    scale = (8 if args.bits else 1) / seconds
+    scale = factor / seconds
     if args.top:
         rows = top_rows(read_top(bpf), new["no_room"], scale)
     else:
@@ -596,7 +595,6 @@ def trace(bpf, index, port, watched):
             then, before = now, after
             due += args.interval * (1 + (now - due) // args.interval)
             rows += 1
-    return None
 
 def open_port():
     """Return the interface's index and a socket that knows its type."""
@@ -647,7 +645,9 @@ def main():
 
 
 block = not args.csv and (args.top or args.table)    # titles each time
-unit = "bit/s" if args.bits else ""
+amount, factor, unit = "packets", 1, ""
+if args.bits:
+    amount, factor, unit = "bytes", 8, "bit/s"
 suffix = unit if args.csv else ""
 columns = [*ACTIONS, *CLASSES]
 if not args.csv:                # a line of text has no room for all
@@ -664,7 +664,7 @@ if not block:
     titles.insert(0, "TIME")
 if args.csv:
     line = "%s" + ",%s" * (len(titles) - 1)
-elif args.bits and not args.top:
+elif unit and not args.top:
     titles[0] = unit
 stop_requested = False
 main()

@@ -492,6 +492,9 @@ def frames_for_top():
     frames = collections.Counter()
     for i, frame in enumerate(sum(KNOWN.values(), [])):
         frames[frame] += i % 4 + 1
+    for frame in KNOWN["TCP"] + KNOWN["UDP"]:
+        if field_of("sport", frame) == "-":     # later fragments
+            frames[frame] += 7
     v6 = KNOWN["UDP"][1]
     assert UDP[12:15] == b"\x08\x00\x45" and v6[12:15] == b"\x86\xdd\x60"
     for i in range(12):
@@ -604,9 +607,9 @@ def test_alternative_name(tool, network):
 
 @each_tool
 def test_intervals_keep_their_time(tool, network):
-    done = network.near.run(tool, "0.01", "100")
+    done = network.near.run(tool, "0.01", "300")
     (seconds,) = re.findall(r"native mode, (.*) s:", done.stdout)
-    assert 1 <= float(seconds) < 1.3
+    assert 3 <= float(seconds) < 3.2
 
 
 @each_tool
