@@ -414,7 +414,7 @@ def extension_of(number, function):
             continue            # it is gone
         lib.bpf_obj_get_info_by_fd(fd, byref(info), byref(size))
         os.close(fd)
-        if info.type != BPF_LINK_TYPE_TRACING or info.attach_type != 0:
+        if info.type != BPF_LINK_TYPE_TRACING or info.attach_type:
             continue            # 0: it replaces, else it traces
         if info.target_obj_id == number and info.target_btf_id == function:
             return info.prog_id
@@ -432,7 +432,7 @@ def watch(bpf, number):
         return watch(bpf, extension)
     title = "%s, watching %s (ID %d)" % (
         args.interface, info.name.decode(errors="replace"), number)
-    if function.type_id == 0:
+    if not function.type_id:
         die("%s: can't be traced, it has no BTF" % title)
     tracers = []
     for name, kind in ((b"watch_entry", BPF_TRACE_FENTRY),
@@ -549,7 +549,7 @@ def report_skipped(tracers):
     for fd in tracers:
         with open("/proc/self/fdinfo/%d" % fd) as f:
             misses += map(int, re.findall(r"misses:\s*(\d+)", f.read()))
-    if max(misses) > 0:
+    if any(misses):
         warn("the kernel skipped at least %d packets" % max(misses))
 
 def stop(signum, _):
@@ -582,7 +582,7 @@ def trace(bpf, index, port, watched):
     while rows < args.count and not stop_requested:
         if stdout.poll(min(300 if watched else 100, 1000 * (due - now))):
             sys.exit()          # the reader left
-        if port.getsockname()[3] == 0:
+        if not port.getsockname()[3]:
             return "%s is gone" % args.interface
         with contextlib.suppress(OSError):      # no answer: the next time
             if watched and find_program(index) != watched:
