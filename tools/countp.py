@@ -14,7 +14,6 @@
 import argparse
 import collections
 import ctypes
-import errno
 import os
 import re
 import select
@@ -237,10 +236,10 @@ def advice(error):
     """Return what to do about an error, or the error."""
     headers = "/lib/modules/%s/build" % os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
-    if os.strerror(errno.EPERM) in str(error):
+    if re.search("not permitted|super-user", str(error)):
         return ("requires CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW;"
                 " in a container: --privileged")
-    if not os.path.exists(headers + "/include/linux/kconfig.h"):
+    if not os.path.exists(headers):
         return ("no kernel headers in %s: install linux-headers-%s (Debian, "
                 "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
                 "set BCC_KERNEL_SOURCE" % (headers, os.uname().release))

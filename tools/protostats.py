@@ -361,10 +361,10 @@ def advice(error):
     """Return what to do about an error, or the error."""
     headers = "/lib/modules/%s/build" % os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
-    if os.strerror(errno.EPERM) in str(error):
+    if re.search("not permitted|super-user", str(error)):
         return ("requires CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW; to"
                 " watch a program CAP_SYS_ADMIN; in a container: --privileged")
-    if not os.path.exists(headers + "/include/linux/kconfig.h"):
+    if not os.path.exists(headers):
         return ("no kernel headers in %s: install linux-headers-%s (Debian, "
                 "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
                 "set BCC_KERNEL_SOURCE" % (headers, os.uname().release))
@@ -600,7 +600,7 @@ def open_port():
     """Return the interface's index and a socket that knows its type."""
     try:
         index = socket.if_nametoindex(args.interface)
-        port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)     # idle
+        port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)     # silent
         port.bind((socket.if_indextoname(index), 0))
     except PermissionError as e:
         die(advice(e))

@@ -44,7 +44,8 @@ TOOLS = {
          "-k 9-8", "-k 53,", "-k 1)||(1", "-k -1", "-k 53" + 64 * ",53",
          *BAD_COUNTER]),
     "protostats": Edges(["-dev", "lo"], ["0.1", "2"], ["100"],
-                        ["-k 1", *BAD_COUNTER])}
+                        ["-k 1", "-t ip", "-t=", "-mt src", "-wS", "-wN",
+                         *BAD_COUNTER])}
 each_tool = pytest.mark.parametrize("tool", TOOLS)
 QUIET = "(lo, .*generic mode.*\n)?"     # stderr of countp and protostats on lo
 

@@ -31,7 +31,7 @@ def test_script(path):
     text = path.read_text()
     assert os.access(str(path), os.X_OK)
     assert text.startswith("#!/usr/bin/python3\n")
-    assert len(text.splitlines()) <= (560 if path in SCRIPTS else 149)
+    assert len(text.splitlines()) <= (670 if path in SCRIPTS else 149)
     ast.parse(text, feature_version=(3, 6))
     # Other headers differ from kernel to kernel, and take long to compile.
     headers = re.findall(r"(?m)^\s*#\s*include\s+(.*)$", text)

@@ -46,8 +46,10 @@ int watched(struct xdp_md *ctx)
         return data[5] - 0x20;
     if (data[5] == 0x11)
         return bpf_xdp_adjust_head(ctx, 6) ? XDP_PASS : XDP_DROP;
-    if (data[5] == 0x12)
+    if (data[5] == 0x12) {
         others.call(ctx, 0);        /* drop_all */
+        return XDP_ABORTED;
+    }
     data[5] = 2;
     data[23] = IPPROTO_TCP;         /* hides what it was */
     return XDP_TX;
