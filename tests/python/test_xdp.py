@@ -563,7 +563,7 @@ def test_top_of_a_million_sources(network):
             heavy, everything = rows["192.0.2.1", "UDP"], sum(rows.values())
             assert heavy / everything == pytest.approx(0.1, abs=1e-6)
             assert everything == pytest.approx(10**6, rel=0.05)
-            assert len(rows) in (11, 21)
+            assert len(rows) in (11, 20)        # of one interval, or of two
         os.close(fd)
     assert totals(tool)["UDP"][0] == 2 * 10**6
 
