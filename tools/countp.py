@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 #
-# countp  XDP: pass TCP, drop UDP, send everything else back, and count it:
-#         packets (or bits) per second, percent dropped.
+# countp  XDP: pass TCP, drop UDP, send everything else back, and count it.
 #         For Linux, uses BCC, XDP, eBPF. Embedded C.
 #
 # USAGE: countp [-h] [-S | -N] [-b] [-j] [--tcp|--udp|--other ACTION]
@@ -13,66 +12,79 @@
 # 23-Nov-2026   Created this.
 
 import argparse
+import collections
 import ctypes
-import errno
-import fcntl
 import os
 import re
 import select
 import signal
 import socket
-import struct
 import sys
 import time
-from collections import Counter
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)    # no traceback while starting
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 try:
     from bcc import BPF
     from bcc.libbcc import lib
 except (ImportError, OSError, AttributeError) as e:
     BPF, no_bcc = None, e
 
-ACTIONS = {"pass": 2, "drop": 1, "tx": 3}       # enum xdp_action
-MODES = {"native": 4, "generic": 2}     # XDP_FLAGS_* of linux/if_link.h
-BPF_XDP = 37                            # enum bpf_attach_type
+prog = os.path.basename(sys.argv[0])
+if prog == "-":
+    prog = "countp"             # read from standard input
+
+ACTIONS = ["pass", "drop", "tx"]
+SUMS = ACTIONS + ["total"]
+MODES = {"native": 4, "generic": 2}             # XDP_FLAGS_*, linux/if_link.h
+BPF_XDP = 37                                    # linux/bpf.h
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772          # linux/if_arp.h
+
+def die(message):
+    print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
+    os._exit(1)         # sys.exit would write to a full disk again
+
+def ports(text):
+    """Return a C condition for 53,67-68,src:53, up to 64 ports or ranges."""
+    conditions = []
+    for part in text.split(","):
+        match = re.fullmatch("(src:)?([0-9]{1,5})(?:-([0-9]{1,5}))?", part)
+        if match is None:
+            raise ValueError
+        port = "ntohs(ports[%d])" % (0 if match.group(1) else 1)
+        first = int(match.group(2))
+        last = int(match.group(3) or first)
+        if not first <= last < 65536 or len(conditions) == 64:
+            raise ValueError
+        conditions.append("(%s >= %d && %s <= %d)" % (port, first, port, last))
+    return " || ".join(conditions)
+
 
 examples = """examples:
     ./countp eth0               # pass TCP, drop UDP, send the rest back
     ./countp eth0 1 30          # the same for 30 seconds, then end
-    ./countp -k 53,67-68 eth0   # but pass UDP to these ports
-    ./countp -k src:53 eth0     # but pass UDP that claims to come from DNS
+    ./countp -k 53,src:53 eth0  # but pass UDP to and from port 53
     ./countp --other pass eth0  # only drop UDP
 """
-
-def ports(text):
-    """Return a C condition for 53,67-68,src:53, up to 64 ports or ranges."""
-    terms = []
-    for part in text.split(","):
-        match = re.fullmatch("(src:)?([0-9]{1,5})(?:-([0-9]{1,5}))?", part)
-        port = "ntohs(((__be16 *)at)[%d])" % (not match[1])
-        first, last = int(match[2]), int(match[3] or match[2])
-        if not first <= last < 65536 or len(terms) == 64:
-            raise ValueError
-        terms.append("(%s >= %d && %s <= %d)" % (port, first, port, last))
-    return " || ".join(terms)
-
-
 parser = argparse.ArgumentParser(
-    description="XDP: pass TCP, drop UDP, send all else back, and count it",
+    prog=prog, description="XDP: pass TCP, drop UDP, send all else back",
     formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples)
-mode = parser.add_mutually_exclusive_group()
-mode.add_argument("-S", "--skb-mode", action="store_const", dest="modes",
+by_mode = parser.add_mutually_exclusive_group()
+by_mode.add_argument("-S", "--skb-mode", action="store_const", dest="modes",
     const=["generic"], default=["native", "generic"],
     help="generic mode only (default: native, else generic)")
-mode.add_argument("-N", "--native-mode", action="store_const", dest="modes",
-    const=["native"], help="native mode only: in the driver")
+by_mode.add_argument("-N", "--native-mode", action="store_const",
+    dest="modes", const=["native"], help="native mode only: in the driver")
 parser.add_argument("-b", "--bits", action="store_true",
     help="show bits per second, not packets")
 parser.add_argument("-j", "--csv", action="store_true",
     help="print comma-separated values; totals go to stderr")
-for name, default in ("TCP", "pass"), ("UDP", "drop"), ("other", "tx"):
-    parser.add_argument("--" + name.lower(), choices=list(ACTIONS),
-        default=default, help="action for %s (default: %s)" % (name, default))
+parser.add_argument("--tcp", choices=ACTIONS, default="pass",
+    help="action for TCP (default: pass)")
+parser.add_argument("--udp", choices=ACTIONS, default="drop",
+    help="action for UDP (default: drop)")
+parser.add_argument("--other", choices=ACTIONS, default="tx",
+    help="action for other (default: tx)")
 parser.add_argument("-k", "--keep", type=ports, default=0, metavar="PORTS",
     help="pass UDP to these ports, as 53,67-68, or from one, as src:53")
 parser.add_argument("-a", "--all", action="store_true",
@@ -85,9 +97,11 @@ parser.add_argument("interval", type=float, nargs="?", default=1,
     help="seconds between two rows (default: 1)")
 parser.add_argument("count", type=int, nargs="?", default=10**9,
     help="end after this many rows")
+args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
+if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
+    parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
 
 bpf_text = """
-#include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
@@ -101,6 +115,8 @@ BPF_PERCPU_ARRAY(counts, struct count, CLASSES);
 static __always_inline int payload_class(u8 *at, u8 *end, u8 protocol,
                                          bool fragment, bool later, bool v6)
 {
+    __be16 *ports = (void *)at;
+
     if (at + (fragment ? 0 : protocol == IPPROTO_TCP ? 20 : 8) > end)
         return OTHER;
     if (protocol == IPPROTO_TCP)
@@ -109,7 +125,7 @@ static __always_inline int payload_class(u8 *at, u8 *end, u8 protocol,
         return !later && at + 4 <= end && (KEEP) ? UDP_KEPT : UDP;
     /* ICMPv6 from router solicitation to redirect */
     return v6 && protocol == IPPROTO_ICMPV6 && !fragment && at + 8 <= end &&
-        *at >= 133 && *at <= 137 ? NEIGHBOR : OTHER;
+           *at >= 133 && *at <= 137 ? NEIGHBOR : OTHER;
 }
 
 static __always_inline int ipv4_class(struct iphdr *ip, u8 *end)
@@ -153,35 +169,39 @@ static __always_inline int ipv6_class(struct ipv6hdr *ip, u8 *end)
 
 static __always_inline int frame_class(u8 *data, u8 *end)
 {
-    __be16 *type = (__be16 *)(data + 2 * ETH_ALEN);
-    u8 *at = (u8 *)(type + 1);
+    u8 *at = data + ETH_HLEN;
+    __be16 type = 0;
 
-    if (at > end)
-        return OTHER;
-    if (data[ETH_ALEN] & 1)     /* a multicast source: no host to send to */
+    if (at <= end && data[ETH_ALEN] & 1)        /* multicast: of no host */
         return BAD_SOURCE;
-#pragma unroll
-    for (int i = 0; i < 2 && (*type == htons(ETH_P_8021Q) ||
-                              *type == htons(ETH_P_8021AD)); i++) {
-        type += 2;
-        at += 4;
+    for (int tags = 0; tags < 3; tags++, at += 4) {
         if (at > end)
             return OTHER;
+        type = *(__be16 *)(at - 2);
+        if (type != htons(ETH_P_8021Q) && type != htons(ETH_P_8021AD))
+            break;
     }
-    if (*type == htons(ETH_P_IP))
+    if (type == htons(ETH_P_IP))
         return ipv4_class((void *)at, end);
-    if (*type == htons(ETH_P_IPV6))
+    if (type == htons(ETH_P_IPV6))
         return ipv6_class((void *)at, end);
-    return *type == htons(ETH_P_ARP) && at + 28 <= end ? NEIGHBOR : OTHER;
+    return type == htons(ETH_P_ARP) && at + 28 <= end ? NEIGHBOR : OTHER;
 }
 
 int countp(struct xdp_md *ctx)
 {
     u8 *data = (u8 *)(long)ctx->data, *end = (u8 *)(long)ctx->data_end;
     u8 address[ETH_ALEN] = ADDRESS;
-    int class = frame_class(data, end), action = ACTION(class);
+    int class = frame_class(data, end);
+    int action = class == TCP ? TCP_ACTION : OTHER_ACTION;
     struct count *count = counts.lookup(&class);
 
+    if (class == UDP)
+        action = UDP_ACTION;
+    else if (class == UDP_KEPT || (class == NEIGHBOR && PASS_NEIGHBORS))
+        action = XDP_PASS;
+    else if (class == BAD_SOURCE)
+        action = XDP_DROP;
     if (!count || data + ETH_HLEN > end)
         return XDP_ABORTED;
     count->packets++;
@@ -194,144 +214,156 @@ int countp(struct xdp_md *ctx)
 }
 """
 
-def die(message):
-    sys.exit("%s: %s" % (parser.prog, message))
+CLASSES = [("TCP", args.tcp), ("UDP", args.udp), ("UDP-kept", "pass"),
+           ("ARP/ND", args.other if args.all else "pass"),
+           ("other", args.other), ("bad-source", "drop")]
 
-def hardware():
-    """Return the interface's type and address, or None if it is gone."""
-    try:
-        name = os.fsencode(socket.if_indextoname(index))
-        with socket.socket() as s:
-            return struct.unpack_from("16xH6s", fcntl.ioctl(
-                s, 0x8927, struct.pack("40s", name)))   # SIOCGIFHWADDR
-    except OSError:
-        return None
+class LinkCreateOpts(ctypes.Structure):         # struct bpf_link_create_opts
+    _fields_ = [("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32)]
 
-def read_counts():
-    """Return packets and bytes so far, by class and by action, and of all."""
-    packets, size = Counter(), Counter()
-    for i, row in enumerate(classes):
+def program(address):
+    """Return the C text for an interface with this MAC address."""
+    return """#define ADDRESS { %s }
+#define TCP_ACTION XDP_%s
+#define UDP_ACTION XDP_%s
+#define OTHER_ACTION XDP_%s
+#define PASS_NEIGHBORS %d
+#define KEEP %s
+""" % (", ".join(map(str, address)), args.tcp.upper(), args.udp.upper(),
+       args.other.upper(), not args.all, args.keep) + bpf_text
+
+def advice(error):
+    """Return what to do about an error, or the error."""
+    headers = "/lib/modules/%s/build" % os.uname().release
+    headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
+    if re.search("not permitted|super-user", str(error)):
+        return ("requires CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW;"
+                " in a container: --privileged")
+    if not os.path.exists(headers + "/include"):
+        return ("no kernel headers in %s: install linux-headers-%s (Debian, "
+                "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
+                "set BCC_KERNEL_SOURCE" % (headers, os.uname().release))
+    return error
+
+def attach(fd, index):
+    """Attach by a bpf_link, which ends with the process. Return a title."""
+    title = args.interface
+    for mode in args.modes:
+        options = LinkCreateOpts(ctypes.sizeof(LinkCreateOpts), MODES[mode])
+        if lib.bpf_link_create(fd, index, BPF_XDP, ctypes.byref(options)) >= 0:
+            return "%s, %s mode" % (title, mode)
+        title += ", no %s mode (%s)" % (mode, os.strerror(ctypes.get_errno()))
+    die("can't attach to %s; requires Linux 5.9, and an interface without an "
+        "XDP program: see ip link show dev %s" % (title, args.interface))
+
+def read_counts(bpf):
+    """Return packets and bytes so far by class, by action, and of all."""
+    counts = collections.Counter()
+    for i, (name, action) in enumerate(CLASSES):
         for cpu in bpf["counts"][i]:
-            for key in (*row, "total"):
-                packets[key] += cpu.packets
-                size[key] += cpu.bytes
-    return packets, size
+            for key in name, action, "total":
+                counts[key, "packets"] += cpu.packets
+                counts[key, "bytes"] += cpu.bytes
+    return counts
 
-def write(fd, text):
+def percent(counts, key):
+    whole = max(1, counts["total", "packets"])
+    return 100 * counts[key, "packets"] / whole
+
+def write(text, file=sys.stdout):
     try:
-        with open(fd, "wb", closefd=False) as f:
-            f.write(os.fsencode(text))
+        print(text, file=file, flush=True)
     except OSError as e:
         die("can't write: %s" % e.strerror)
 
-def stop(sig, _):
-    signal.signal(sig, signal.SIG_DFL)      # a second signal kills the tool
-    stopped.append(sig)
+def write_totals(title, counts):
+    file = sys.stderr if args.csv else sys.stdout
+    write("\n%s:\n%-10s %15s %18s %6s" % (
+        title, "CLASS", "PACKETS", "BYTES", "%"), file)
+    for key in [*dict(CLASSES), *SUMS]:
+        write("%-10s %15d %18d %6.1f" % (
+            key, counts[key, "packets"], counts[key, "bytes"],
+            percent(counts, key)), file)
+
+def stop(signum, _):
+    global stop_requested
+    stop_requested = True
+    signal.signal(signum, signal.SIG_DFL)       # a second one kills the tool
+
+def trace(bpf, port, title):
+    """Print rates until a signal, the count, or until nobody reads stdout."""
+    found = port.getsockname()[3:]
+    amount, factor = ("bytes", 8) if args.bits else ("packets", 1)
+    stdout = select.poll()
+    stdout.register(1, 0)
+    begin = then = now = time.monotonic()
+    due, rows, before = begin + args.interval, 0, read_counts(bpf)
+    while rows < args.count and not stop_requested:
+        if stdout.poll(min(100, 1000 * (due - now))):
+            sys.exit()          # the reader left
+        now = time.monotonic()
+        if port.getsockname()[3:] != found:
+            break
+        if now >= due:
+            counts = read_counts(bpf)
+            new = counts - before
+            rates = [new[key, amount] * factor / (now - then) for key in SUMS]
+            write(line % (
+                time.strftime("%H:%M:%S"), *rates, percent(new, "drop")))
+            then, before = now, counts
+            rows += 1
+            due += args.interval * (1 + (now - due) // args.interval)
+    write_totals("%s, %.1f s" % (title, time.monotonic() - begin),
+                 read_counts(bpf))
+    if port.getsockname()[3:] != found:
+        die("%s is gone or its MAC address changed; run %s again" % (
+            args.interface, prog))
+
+def main():
+    if BPF is None:
+        die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
+            "Ubuntu), python3-bcc (Fedora), python-bcc (Arch)" % no_bcc)
+    if os.geteuid() != 0:
+        die("needs root: run it as root or with sudo")
+    if sys.stdout is None:
+        die("can't write: stdout is closed")
+    try:
+        index = socket.if_nametoindex(args.interface)
+        # It receives nothing, and knows the interface's type and address.
+        port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        port.bind((socket.if_indextoname(index), 0))
+    except PermissionError as e:
+        die(advice(e))
+    except (OSError, ValueError):
+        die("no network interface %s: see ip link" % args.interface)
+    kind, address = port.getsockname()[3:]
+    if kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+        die("%s has no Ethernet frames" % args.interface)
+    if kind == ARPHRD_LOOPBACK and "tx" in dict(CLASSES).values():
+        die("%s would loop for ever, try: --other pass" % args.interface)
+    text = program(address)
+    if args.ebpf:
+        print(text)
+        return
+    try:
+        bpf = BPF(text=text, cflags=["-w"])
+        title = attach(bpf.load_func("countp", BPF.XDP).fd, index)
+    except Exception as e:      # BCC raises no other class
+        die("can't load the program: %s" % advice(e))
+    for signum in signal.SIGINT, signal.SIGTERM:
+        signal.signal(signum, stop)
+    write("%s: TCP %s, UDP %s, other %s" % (
+        title, args.tcp, args.udp, args.other), sys.stderr)
+    titles = [key.upper() + unit for key in SUMS]
+    write(header % ("TIME", *titles, "DROP%"))
+    trace(bpf, port, title)
 
 
-for sig in signal.SIGINT, signal.SIGPIPE:   # no traceback while starting
-    signal.signal(sig, signal.SIG_DFL)
-args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
-if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
-    parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
-if BPF is None:
-    die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
-        "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)" % no_bcc)
-if os.geteuid() and not args.ebpf:
-    die("needs root, try: sudo %s" % " ".join(sys.argv))
-index = {name: i for i, name in socket.if_nameindex()}.get(args.interface, 0)
-kind, address = hardware() or die(
-    "no network interface %s: see ip link" % args.interface)
-classes = [("TCP", args.tcp), ("UDP", args.udp), ("UDP-kept", "pass"),
-           ("ARP/ND", args.other if args.all else "pass"),
-           ("other", args.other), ("bad-source", "drop")]
-if kind not in (1, 772):        # ARPHRD_ETHER, ARPHRD_LOOPBACK
-    die("%s has no Ethernet frames" % args.interface)
-if kind == 772 and "tx" in dict(classes).values():
-    die("%s would loop for ever, try: --other pass" % args.interface)
-
-bpf_text = """#define ADDRESS { %s }
-#define ACTION(class) ((0x%x >> (4 * (class))) & 15)
-#define KEEP %s""" % (", ".join(map(str, address)), sum(
-    ACTIONS[action] << 4 * i for i, (_, action) in enumerate(classes)),
-    args.keep) + bpf_text
-if args.ebpf:
-    print(bpf_text)
-    sys.exit()
-saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
-for fd in 1, 2:
-    os.dup2(pipe, fd)       # captures BCC's messages, which are few with -w
-try:
-    bpf, error = BPF(text=bpf_text, cflags=["-w"]), None
-    program = bpf.load_func("countp", BPF.XDP).fd
-except Exception as e:
-    error = e
-lib.fflush(None)
-for fd in 1, 2:
-    os.dup2(saved[fd - 1], fd)
-os.close(pipe)
-messages = os.read(log, 65536).decode(errors="replace")
-if "kernel headers" in messages:
-    die("BCC needs kernel headers: install linux-headers-%s (Debian, Ubuntu), "
-        "kernel-devel (Fedora) or linux-headers (Arch), or set "
-        "BCC_KERNEL_SOURCE" % os.uname().release)
-if error:
-    die("no BPF program: %s" % next((
-        line for line in messages.splitlines() if "error:" in line), error))
-title = args.interface
-for mode in args.modes:
-    # struct bpf_link_create_opts: sz, flags. The link ends with the process.
-    options = struct.pack("NI0N", struct.calcsize("NI0N"), MODES[mode])
-    if lib.bpf_link_create(program, index, BPF_XDP, options) >= 0:
-        break
-    error = ctypes.get_errno()
-    if error in (errno.EBUSY, errno.EEXIST):
-        die("%s has an XDP program already: see ip link show dev %s" % (
-            args.interface, args.interface))
-    title += ", no %s mode (%s)" % (mode, os.strerror(error))
-else:
-    die("can't attach to %s; requires Linux 5.9" % title)
-title += ", %s mode" % mode
-write(2, "%s: TCP %s, UDP %s, other %s\n" % (
-    title, args.tcp, args.udp, args.other))
-begin = then = time.monotonic()
-line, number = ("%s,%s,%s,%s,%s,%s\n", "%.3f") if args.csv else (
-    "%-8s %12s %12s %12s %12s %6s\n", "%.1f")
-unit, factor = ("bit/s", 8) if args.bits else ("/s", 1)
-columns = [*ACTIONS, "total"]
-write(1, line % ("TIME", *(key.upper() + unit for key in columns), "DROP%"))
-due, before, problem = begin + args.interval, read_counts(), None
-stdout = select.poll()
-stdout.register(1, 0)
-stopped = []
-for sig in signal.SIGINT, signal.SIGTERM:
-    signal.signal(sig, stop)
-while args.count and not stopped:
-    now = time.monotonic()
-    if stdout.poll(max(0, min(100, 1000 * (due - now)))):
-        sys.exit()      # the reader left
-    if hardware() != (kind, address):
-        problem = "%s is gone or its MAC address changed; run %s again" % (
-            args.interface, parser.prog)
-        break
-    if now < due:
-        continue
-    counts = read_counts()
-    packets, size = (new - old for new, old in zip(counts, before))
-    amount = size if args.bits else packets
-    rates = [number % (factor * amount[key] / (now - then)) for key in columns]
-    write(1, line % (time.strftime("%H:%M:%S"), *rates,
-        "%.1f" % (100 * packets["drop"] / max(1, packets["total"]))))
-    then, due, before = now, now + args.interval, counts
-    args.count -= 1
-
-packets, size = read_counts()
-table = "\n%s, %.1f s:\n%-10s %15s %18s %6s\n" % (
-    title, time.monotonic() - begin, "CLASS", "PACKETS", "BYTES", "%")
-for key in [*dict(classes), *columns]:
-    table += "%-10s %15d %18d %6.1f\n" % (
-        key, packets[key], size[key],
-        100 * packets[key] / max(1, packets["total"]))
-write(2 if args.csv else 1, table)
-if problem:
-    die(problem)
+unit = "bit/s" if args.bits else "/s"
+header = "%-8s %12s %12s %12s %12s %6s"
+line = "%-8s %12.1f %12.1f %12.1f %12.1f %6.1f"
+if args.csv:
+    header = "%s,%s,%s,%s,%s,%s"
+    line = "%s,%.3f,%.3f,%.3f,%.3f,%.1f"
+stop_requested = False
+main()

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 #
-# protostats  XDP: count packets by protocol and XDP action.
+# protostats  XDP: count packets by protocol and XDP action, or by source.
 #             For Linux, uses BCC, XDP, fentry, eBPF. Embedded C.
 #
-# USAGE: protostats [-h] [-S | -N] [-w] [-m] [-b] [-j] [-dev]
+# USAGE: protostats [-h] [-S | -N | -w] [-m | -t FIELD] [-b] [-j] [-dev]
 #                   interface [interval [count]]
 #
 # Copyright (c) 2026 The protostats authors.
@@ -12,73 +12,106 @@
 # 23-Nov-2026   Created this.
 
 import argparse
+import collections
+import contextlib
 import ctypes
-import fcntl
+import errno
 import os
+import re
 import select
 import signal
 import socket
-import struct
 import sys
 import time
-from collections import Counter
-from itertools import product
+from ctypes import Structure, byref, c_size_t, c_uint32, c_uint64, sizeof
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)    # no traceback while starting
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 try:
     from bcc import BPF
     from bcc.libbcc import lib
+    from bcc.utils import get_possible_cpus
 except (ImportError, OSError, AttributeError) as e:
     BPF, no_bcc = None, e
+
+prog = os.path.basename(sys.argv[0])
+if prog == "-":
+    prog = "protostats"         # read from standard input
 
 CLASSES = ["TCP", "UDP", "ping", "ICMP", "other"]
 # Of enum xdp_action, in the order in which they are shown.
 ACTIONS = {"PASS": 2, "DROP": 1, "TX": 3, "REDIRECT": 4, "ABORTED": 0}
-MODES = {"native": 4, "generic": 2}     # XDP_FLAGS_* of linux/if_link.h
-BPF_XDP = 37                            # enum bpf_attach_type
-# Kernel structure members that the C text reads, at offsets from BTF.
+ACTION_NAMES = sorted(ACTIONS, key=ACTIONS.get)
+TOP_ENTRIES = 16384     # values that -t counts in an interval
+# Members of kernel structures that the C text reads.
 MEMBERS = ["xdp_buff.data", "xdp_buff.data_end", "xdp_buff.rxq",
            "xdp_rxq_info.dev", "net_device.ifindex", "net_device.nd_net",
            "net.ns", "ns_common.inum"]
+MODES = {"native": 4, "generic": 2}             # XDP_FLAGS_*, linux/if_link.h
+BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_XDP = 24, 25, 37         # linux/bpf.h
+BPF_PROG_TYPE_TRACING, BPF_LINK_TYPE_TRACING = 26, 2
+BTF_KIND_STRUCT = 4                             # linux/btf.h
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772          # linux/if_arp.h
+
+def warn(message):
+    print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
+
+def last_error():
+    return os.strerror(ctypes.get_errno())
+
+def die(message, status=1):
+    warn(message)
+    os._exit(status)    # sys.exit would write to a full disk again
+
 
 examples = """examples:
     ./protostats eth0           # packets per second, until Ctrl-C
-    ./protostats eth0 5 12      # every 5 seconds, for a minute
     ./protostats -m eth0        # protocols by action
+    ./protostats -t src eth0    # the ten most frequent sources
+    ./protostats -t dport eth0  # the ten most frequent destination ports
     ./protostats -w eth0        # watch the program that is there, or end
-    ./protostats -S lo          # generic mode, which every driver has
 """
 parser = argparse.ArgumentParser(
-    description="XDP: count packets by protocol and action",
+    prog=prog, description="XDP: count packets by protocol and action",
     formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples)
-mode = parser.add_mutually_exclusive_group()
-mode.add_argument("-S", "--skb-mode", action="store_const", dest="modes",
+by_mode = parser.add_mutually_exclusive_group()
+by_mode.add_argument("-S", "--skb-mode", action="store_const", dest="modes",
     const=["generic"], default=["native", "generic"],
     help="attach in generic mode only (default: native, else generic)")
-mode.add_argument("-N", "--native-mode", action="store_const", dest="modes",
-    const=["native"], help="attach in native mode only: in the driver")
-for flags, text in (
-        (("-w", "--watch-only"), "attach no XDP program, only watch one"),
-        (("-m", "--table"), "show a table of protocols by actions each time"),
-        (("-b", "--bits"), "show bits per second, not packets"),
-        (("-j", "--csv"), "print comma-separated values; totals go to stderr"),
-        (("--ebpf",), argparse.SUPPRESS),
-        (("-dev",), "accepted for compatibility, as in -dev eth0")):
-    parser.add_argument(*flags, action="store_true", help=text)
+by_mode.add_argument("-N", "--native-mode", action="store_const",
+    dest="modes", const=["native"],
+    help="attach in native mode only: in the driver")
+by_mode.add_argument("-w", "--watch-only", action="store_true",
+    help="attach no XDP program, only watch one")
+by_view = parser.add_mutually_exclusive_group()
+by_view.add_argument("-m", "--table", action="store_true",
+    help="show a table of protocols by actions each time")
+by_view.add_argument("-t", "--top", choices=["src", "sport", "dport"],
+    metavar="FIELD", help="show the most frequent src, sport or dport")
+parser.add_argument("-b", "--bits", action="store_true",
+    help="show bits per second, not packets")
+parser.add_argument("-j", "--csv", action="store_true",
+    help="print comma-separated values; totals go to stderr")
+parser.add_argument("--ebpf", action="store_true", help=argparse.SUPPRESS)
+parser.add_argument("-dev", action="store_true",
+    help="accepted for compatibility, as in -dev eth0")
 parser.add_argument("interface", help="network interface")
 parser.add_argument("interval", type=float, nargs="?", default=1,
     help="seconds between two rows (default: 1)")
 parser.add_argument("count", type=int, nargs="?", default=10**9,
     help="end after this many rows")
+args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
+if not 0.01 <= args.interval < 1e9 or args.count < 1:
+    parser.error("interval must be from 0.01 to 1e9, count at least 1")
 
 bpf_text = """
-#include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/in6.h>
 #include <uapi/linux/ip.h>
 
 /* A tracing program can copy from a packet, but not read it in place. */
-#ifdef WATCH
+#ifdef IFINDEX          /* of the interface whose program is watched */
 #define LOAD(type, at) ({ type value; \\
     bpf_probe_read_kernel(&value, sizeof(value), at); value; })
 #else
@@ -89,25 +122,51 @@ enum { TCP, UDP, PING, ICMP, OTHER, CLASSES, ACTIONS = XDP_REDIRECT + 1 };
 struct count { u64 packets, bytes; };
 BPF_PERCPU_ARRAY(counts, struct count, ACTIONS * CLASSES);
 
-static __always_inline void count_packet(u32 action, u32 class, u64 bytes)
+#define SRC 1
+#define SPORT 2
+#define DPORT 3
+struct key {
+    u32 value[4];       /* an address or a port, see TOP */
+    u16 size;           /* its size in bytes, 0 if the packet has none */
+    u8 protocol, action;
+};
+#if TOP
+BPF_TABLE("percpu_hash", struct key, u64, top, TOP_ENTRIES);
+BPF_PERCPU_ARRAY(no_room, u64, 1);
+#endif
+
+static __always_inline void count_packet(struct key *key, u64 bytes)
 {
-    u32 cell = action * CLASSES + class;
+    u32 cell = key->action * CLASSES + key->protocol, zero = 0;
     struct count *count = counts.lookup(&cell);
 
     if (count) {
         count->packets++;
         count->bytes += bytes;
     }
+#if TOP
+    u64 packets = 1, amount = AMOUNT, *sum = top.lookup(key);
+    if (!sum && top.update(key, &amount))
+        sum = no_room.lookup(&zero);
+    if (sum)
+        *sum += amount;
+#endif
 }
 
-/* A fragment counts by its protocol; only the first one has an ICMP type. */
-static __always_inline int payload_class(void *at, void *end, u8 protocol,
-                                         bool fragment, bool later, bool v6)
+/* A fragment counts by its protocol; only the first one has what follows. */
+static __always_inline int payload_class(void *at, void *end, struct key *key,
+                                         u8 protocol, bool fragment,
+                                         bool later, bool v6)
 {
     if (at + (fragment ? 0 : protocol == IPPROTO_TCP ? 20 : 8) > end)
         return OTHER;
-    if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP)
+    if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) {
+        if (TOP >= SPORT && !later && at + 4 <= end) {
+            key->size = 2;
+            key->value[0] = ntohs(LOAD(__be16, at + 2 * (TOP - SPORT)));
+        }
         return protocol == IPPROTO_TCP ? TCP : UDP;
+    }
     if (protocol != (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
         return OTHER;
     if (later || at + 1 > end)
@@ -116,29 +175,19 @@ static __always_inline int payload_class(void *at, void *end, u8 protocol,
     return type == (v6 ? 128 : 8) || type == (v6 ? 129 : 0) ? PING : ICMP;
 }
 
-static __always_inline int ipv4_class(void *at, void *end)
-{
-    struct iphdr ip;
-
-    if (at + sizeof(ip) > end)
-        return OTHER;
-    ip = LOAD(struct iphdr, at);
-    if (ip.version != 4 || ip.ihl < 5)
-        return OTHER;
-    return payload_class(at + 4 * ip.ihl, end, ip.protocol,
-                         ip.frag_off & htons(0x3fff),
-                         ip.frag_off & htons(0x1fff), false);
-}
-
-static __always_inline int ipv6_class(void *at, void *end)
+static __always_inline int ipv6_class(void *at, void *end, struct key *key)
 {
     struct { u8 next, len; __be16 fragment; } header;
     bool fragment = false, later = false;
-    u32 offset = 40;            /* of struct ipv6hdr */
+    u32 offset = 40;            /* of struct ipv6hdr; its source is at 8 */
     u8 kind;
 
     if (at + offset > end || LOAD(u8, at) >> 4 != 6)
         return OTHER;
+    if (TOP == SRC) {
+        key->size = 16;
+        *(struct in6_addr *)key->value = LOAD(struct in6_addr, at + 8);
+    }
     kind = LOAD(u8, at + 6);
     for (int i = 0; i < 8 && !later; i++) {
         if (at + offset + 8 > end)
@@ -158,42 +207,53 @@ static __always_inline int ipv6_class(void *at, void *end)
         }
         kind = header.next;
     }
-    return payload_class(at + offset, end, kind, fragment, later, true);
+    return payload_class(at + offset, end, key, kind, fragment, later, true);
 }
 
-static __always_inline int frame_class(void *at, void *end)
+static __always_inline int frame_class(void *at, void *end, struct key *key)
 {
-    __be16 type;
+    struct iphdr ip;
+    __be16 type = 0;
 
     at += ETH_HLEN;
-    for (int tags = 0; ; tags++, at += 4) {
+    for (int tags = 0; tags < 3; tags++, at += 4) {
         if (at > end)
             return OTHER;
         type = LOAD(__be16, at - 2);
-        if (tags == 2 || (type != htons(ETH_P_8021Q) &&
-                          type != htons(ETH_P_8021AD)))
+        if (type != htons(ETH_P_8021Q) && type != htons(ETH_P_8021AD))
             break;
     }
-    if (type == htons(ETH_P_IP))
-        return ipv4_class(at, end);
     if (type == htons(ETH_P_IPV6))
-        return ipv6_class(at, end);
-    return OTHER;
+        return ipv6_class(at, end, key);
+    if (type != htons(ETH_P_IP) || at + sizeof(ip) > end)
+        return OTHER;
+    ip = LOAD(struct iphdr, at);
+    if (ip.version != 4 || ip.ihl < 5)
+        return OTHER;
+    if (TOP == SRC) {
+        key->size = 4;
+        key->value[0] = ip.saddr;
+    }
+    return payload_class(at + 4 * ip.ihl, end, key, ip.protocol,
+                         ip.frag_off & htons(0x3fff),
+                         ip.frag_off & htons(0x1fff), false);
 }
 
-#ifndef WATCH
+#ifndef IFINDEX
 int protostats(struct xdp_md *ctx)
 {
     void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+    struct key key = {.action = XDP_PASS};
 
-    count_packet(XDP_PASS, frame_class(data, end), end - data);
+    key.protocol = frame_class(data, end, &key);
+    count_packet(&key, end - data);
     return XDP_PASS;
 }
 #else
 #define MEMBER(type, pointer, offset) (*(type *)((pointer) + (offset)))
 
 /* A packet between the watched program's entry and exit, both on one CPU. */
-struct entered { void *xdp; u32 class, bytes; };
+struct entered { void *xdp; u64 bytes; struct key key; };
 BPF_PERCPU_ARRAY(entered, struct entered, 1);
 
 int watch_entry(u64 *ctx)
@@ -201,20 +261,20 @@ int watch_entry(u64 *ctx)
     void *xdp = (void *)ctx[0];
     void *data = MEMBER(void *, xdp, xdp_buff_data);
     void *end = MEMBER(void *, xdp, xdp_buff_data_end);
-    void *dev = MEMBER(void *, MEMBER(void *, xdp, xdp_buff_rxq),
-                       xdp_rxq_info_dev);
+    void *rxq = MEMBER(void *, xdp, xdp_buff_rxq);
+    void *dev = MEMBER(void *, rxq, xdp_rxq_info_dev);
     void *net = MEMBER(void *, dev, net_device_nd_net);
     int zero = 0;
     struct entered *packet = entered.lookup(&zero);
 
     if (!packet)
         return 0;
-    packet->xdp = 0;
+    __builtin_memset(packet, 0, sizeof(*packet));
     /* The program can be on other interfaces, too. */
     if (MEMBER(u32, dev, net_device_ifindex) != IFINDEX ||
         MEMBER(u32, net, net_ns + ns_common_inum) != NETNS)
         return 0;
-    packet->class = frame_class(data, end);
+    packet->key.protocol = frame_class(data, end, &packet->key);
     packet->bytes = end - data;
     packet->xdp = xdp;
     return 0;
@@ -230,268 +290,381 @@ int watch_exit(u64 *ctx)
         return 0;
     packet->xdp = 0;
     asm volatile("" : "+r"(action));    /* no narrower load of ctx[1] */
-    count_packet((u32)action < ACTIONS ? action : XDP_ABORTED, packet->class,
-                 packet->bytes);
+    packet->key.action = (u32)action < ACTIONS ? action : XDP_ABORTED;
+    count_packet(&packet->key, packet->bytes);
     return 0;
 }
 #endif
 """
 
-def die(message):
-    sys.exit("%s: %s" % (parser.prog, message))
+def u32s(names):
+    return [(name, c_uint32) for name in names.split()]
 
-def hardware():
-    """Return the interface's type and address, or None if it is gone."""
+class LinkCreateOpts(Structure):        # struct bpf_link_create_opts
+    _fields_ = [("sz", c_size_t)] + u32s("flags")
+class ProgLoadOpts(Structure):          # struct bpf_prog_load_opts
+    _fields_ = [("sz", c_size_t)] + u32s(
+        "attempts expected_attach_type prog_btf_fd prog_flags prog_ifindex "
+        "kern_version attach_btf_id attach_prog_fd")
+class FuncInfo(Structure):              # struct bpf_func_info
+    _fields_ = u32s("insn_off type_id")
+class ProgInfo(Structure):              # struct bpf_prog_info
+    _fields_ = [("type_to_map_ids", c_uint64 * 8),
+                ("name", ctypes.c_char * 16),
+                ("ifindex_to_jited_func_lens", c_uint64 * 6),
+                *u32s("btf_id func_info_rec_size"), ("func_info", c_uint64),
+                *u32s("nr_func_info nr_line_info")]
+class LinkInfo(Structure):              # struct bpf_link_info, with .tracing
+    _fields_ = u32s("type id prog_id padding attach_type target_obj_id "
+                    "target_btf_id")
+class BtfType(Structure):               # struct btf_type
+    _fields_ = u32s("name_off info size")
+class BtfMember(Structure):             # struct btf_member
+    _fields_ = u32s("name_off type offset")
+
+def member_offsets():
+    """Return offsets in bytes in kernel structures by "structure.member"."""
+    lib.libbpf_find_kernel_btf.restype = ctypes.c_void_p
+    lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__name_by_offset.restype = ctypes.c_char_p
+    btf, offsets = ctypes.c_void_p(lib.libbpf_find_kernel_btf()), {}
+    if not btf or lib.libbpf_get_error(btf):
+        die("can't watch: requires CONFIG_DEBUG_INFO_BTF")
+    for structure in {name.split(".")[0] for name in MEMBERS}:
+        number = lib.btf__find_by_name_kind(
+            btf, structure.encode(), BTF_KIND_STRUCT)
+        address = lib.btf__type_by_id(btf, number)
+        if address is None:
+            continue
+        members = BtfMember * (BtfType.from_address(address).info & 0xffff)
+        for member in members.from_address(address + sizeof(BtfType)):
+            name = lib.btf__name_by_offset(btf, member.name_off).decode()
+            offsets[structure + "." + name] = (member.offset & 0xffffff) // 8
+    return offsets
+
+def program(index, watched):
+    """Return the C text, for watching or for a program of its own."""
+    macros = {"TOP": args.top.upper() if args.top else 0, "AMOUNT": amount,
+              "TOP_ENTRIES": TOP_ENTRIES}
+    if watched:
+        macros["IFINDEX"] = index
+        macros["NETNS"] = os.stat("/proc/self/ns/net").st_ino
+        offsets = member_offsets()
+        for name in MEMBERS:
+            if name not in offsets:
+                die("can't watch: the kernel's BTF has no " + name)
+            macros[name.replace(".", "_")] = offsets[name]
+    text = ["#define %s %s\n" % macro for macro in macros.items()]
+    return "".join(text) + bpf_text
+
+def advice(error):
+    """Return what to do about an error, or the error."""
+    headers = "/lib/modules/%s/build" % os.uname().release
+    headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
+    if re.search("not permitted|super-user", str(error)):
+        return ("requires CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW; to"
+                " watch a program CAP_SYS_ADMIN; in a container: --privileged")
+    if not os.path.exists(headers + "/include"):
+        return ("no kernel headers in %s: install linux-headers-%s (Debian, "
+                "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
+                "set BCC_KERNEL_SOURCE" % (headers, os.uname().release))
+    return error
+
+def find_program(index):
+    """Return the ID of the interface's XDP program, 0 if it has none."""
+    number = c_uint32()
+    if hasattr(lib, "bpf_xdp_query_id"):        # libbpf 0.7
+        error = lib.bpf_xdp_query_id(index, 0, byref(number))
+        if error:
+            raise OSError(-error, os.strerror(-error))
+    return number.value
+
+def find_watched(index):
+    """Return the ID of the program to watch, 0 for none, or exit."""
     try:
-        name = os.fsencode(socket.if_indextoname(index))
-        with socket.socket() as s:
-            return struct.unpack_from("16xH6s", fcntl.ioctl(
-                s, 0x8927, struct.pack("40s", name)))   # SIOCGIFHWADDR
-    except OSError:
-        return None
-
-def find_program():
-    """Return the ID and the mode of the interface's program, or (0, "")."""
-    number = ctypes.c_uint32()
-    for mode, flag in MODES.items():
-        if query(index, flag, ctypes.byref(number)) == 0 and number.value:
-            return number.value, mode
-    return 0, ""
+        watched = find_program(index)
+    except OSError as e:
+        die("can't ask which XDP program %s has: %s" % (
+            args.interface, e.strerror))
+    if watched and len(args.modes) == 1:
+        die("%s has an XDP program, which is watched: -S and -N are for "
+            "protostats' own" % args.interface, 2)
+    if args.watch_only and not watched:
+        die(args.interface + " has no XDP program to watch, or libbpf is older"
+            " than 0.7")
+    return watched
 
 def program_info(fd):
-    """Return a program's name, its function's BTF ID, and skipped runs."""
-    info, function = ctypes.create_string_buffer(256), (ctypes.c_uint32 * 2)()
-    # struct bpf_prog_info has func_info_rec_size, func_info and nr_func_info
-    # at 132, name at 64, recursion_misses (Linux 5.12) at 208.
-    struct.pack_into("=IQI", info, 132, 8, ctypes.addressof(function), 1)
-    lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(ctypes.c_uint32(256)))
-    name, misses = struct.unpack_from("16s128xQ", info, 64)
-    return name.rstrip(b"\0").decode(), function[1], misses
+    """Return the ProgInfo of a program and the FuncInfo of its function."""
+    function = FuncInfo()
+    info, size = ProgInfo(), c_uint32(sizeof(ProgInfo))
+    info.func_info_rec_size = sizeof(function)
+    info.func_info = ctypes.addressof(function)
+    info.nr_func_info = 1
+    lib.bpf_obj_get_info_by_fd(fd, byref(info), byref(size))
+    return info, function
 
-def extension_of(program, function):
+def extension_of(number, function):
     """Return the ID of the program that replaces another's function, or 0."""
-    number = ctypes.c_uint32()
-    while lib.bpf_link_get_next_id(number, ctypes.byref(number)) == 0:
-        info = (ctypes.c_uint32 * 32)()     # zeroed: the kernel reads it, too
-        fd = lib.bpf_link_get_fd_by_id(number)
-        lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(
-            ctypes.c_uint32(ctypes.sizeof(info))))
-        if fd >= 0:             # else the link is gone
-            os.close(fd)
-        # struct bpf_link_info: type, id, prog_id, padding, attach_type,
-        # target_obj_id, target_btf_id. BPF_LINK_TYPE_TRACING is 2.
-        if [info[0], *info[4:7]] == [2, 0, program, function]:
-            return info[2]
+    link = c_uint32()
+    while lib.bpf_link_get_next_id(link, byref(link)) == 0:
+        info, size = LinkInfo(), c_uint32(sizeof(LinkInfo))
+        fd = lib.bpf_link_get_fd_by_id(link)
+        if fd < 0:
+            continue            # it is gone
+        lib.bpf_obj_get_info_by_fd(fd, byref(info), byref(size))
+        os.close(fd)
+        if info.type != BPF_LINK_TYPE_TRACING or info.attach_type:
+            continue            # 0: it replaces, else it traces
+        if info.target_obj_id == number and info.target_btf_id == function:
+            return info.prog_id
     return 0
 
-def definitions():
-    """Return C definitions for watching, with offsets by the kernel's BTF."""
-    load = getattr(lib, "btf__load_vmlinux_btf", lambda: None)  # libbpf 0.5
-    load.restype = ctypes.c_void_p
-    lib.btf__type_by_id.restype = ctypes.POINTER(ctypes.c_uint32)
-    lib.btf__name_by_offset.restype = ctypes.c_char_p
-    btf = os.path.exists("/sys/kernel/btf/vmlinux") and load() or -1
-    if btf % 2**64 >= 2**64 - 4096:     # NULL, or an error as a pointer
-        die("can't watch: requires CONFIG_DEBUG_INFO_BTF, and a libbpf that "
-            "can read it")
-    btf = ctypes.c_void_p(btf)
-    text = "#define WATCH\n#define IFINDEX %d\n#define NETNS %d\n" % (
-        index, os.stat("/proc/self/ns/net").st_ino)
-    for name in MEMBERS:
-        structure, member = name.encode().split(b".")
-        words = lib.btf__type_by_id(btf, lib.btf__find_by_name_kind(
-            btf, structure, 4))     # BTF_KIND_STRUCT
-        # struct btf_type: name_off, info, size; struct btf_member, for each:
-        # name_off, type, offset in bits
-        for i in range(3, 3 + 3 * (words[1] & 0xffff), 3):
-            if lib.btf__name_by_offset(btf, words[i]) == member:
-                text += "#define %s %d\n" % (
-                    name.replace(".", "_"), (words[i + 2] & 0xffffff) // 8)
-    return text
-
-def watch(program, mode):
+def watch(bpf, number):
     """Trace the interface's program. Return a title, and the tracers."""
-    target = lib.bpf_prog_get_fd_by_id(program)
-    name, function, _ = program_info(target)
-    extension = extension_of(program, function)
+    target = lib.bpf_prog_get_fd_by_id(number)
+    if target < 0:
+        error = last_error()
+        die("can't watch %s's program: %s" % (args.interface, advice(error)))
+    info, function = program_info(target)
+    extension = extension_of(number, function.type_id)
     if extension:       # libxdp does so with one that is alone
-        return watch(extension, mode)
-    title = "%s, watching %s (ID %d, %s)" % (
-        args.interface, name, program, mode)
-    if not function:
-        die("%s: can't be traced, it has no BTF or was unloaded" % title)
+        return watch(bpf, extension)
+    title = "%s, watching %s (ID %d)" % (
+        args.interface, info.name.decode(errors="replace"), number)
+    if not function.type_id:
+        die("%s: can't be traced, it has no BTF" % title)
     tracers = []
-    for name, kind in (b"watch_entry", 24), (b"watch_exit", 25):
+    for name, kind in ((b"watch_entry", BPF_TRACE_FENTRY),
+                       (b"watch_exit", BPF_TRACE_FEXIT)):
         code = bpf.dump_func(name)
-        # struct bpf_prog_load_opts: sz, attempts, expected_attach_type
-        # (fentry or fexit), four unused, attach_btf_id, attach_prog_fd
-        options = struct.pack("N8I", struct.calcsize("N8I"), 0, kind, 0, 0, 0,
-                              0, function, target)
-        fd = lib.bpf_prog_load(26, name, b"GPL", code, ctypes.c_size_t(
-            len(code) // 8), options)       # BPF_PROG_TYPE_TRACING
+        options = ProgLoadOpts(
+            sz=sizeof(ProgLoadOpts), expected_attach_type=kind,
+            attach_btf_id=function.type_id, attach_prog_fd=target)
+        fd = lib.bpf_prog_load(BPF_PROG_TYPE_TRACING, name, b"GPL", code,
+            c_size_t(len(code) // 8), byref(options))
         if fd < 0 or lib.bpf_raw_tracepoint_open(None, fd) < 0:
             die("%s: the kernel refuses to trace it (%s)" % (
-                title, os.strerror(ctypes.get_errno())))
+                title, last_error()))
         tracers.append(fd)
     return title, tracers
 
-def attach(program):
-    """Attach by a bpf_link until the process ends. Return a title."""
+def attach(fd, index):
+    """Attach until the process ends. Return a title, and no tracers."""
     title = args.interface
     for mode in args.modes:
-        # struct bpf_link_create_opts: sz, flags
-        options = struct.pack("NI0N", struct.calcsize("NI0N"), MODES[mode])
-        if lib.bpf_link_create(program, index, BPF_XDP, options) >= 0:
-            return "%s, %s mode" % (title, mode)
-        title += ", no %s mode (%s)" % (mode, os.strerror(ctypes.get_errno()))
+        options = LinkCreateOpts(sizeof(LinkCreateOpts), MODES[mode])
+        if lib.bpf_link_create(fd, index, BPF_XDP, byref(options)) >= 0:
+            return "%s, %s mode" % (title, mode), []
+        title += ", no %s mode (%s)" % (mode, last_error())
     die("can't attach to %s; requires Linux 5.9. If it has an XDP program (ip "
         "link show dev %s), libbpf 0.7 can watch it" % (title, args.interface))
 
-def read_counts():
-    """Return packets and bytes so far by (class, action), "" for all."""
-    packets, size = Counter(), Counter()
+def read_counts(bpf):
+    """Return packets and bytes so far by class, by action and by both."""
+    counts = collections.Counter()
     for action, number in ACTIONS.items():
         for i, name in enumerate(CLASSES):
             for cpu in bpf["counts"][number * len(CLASSES) + i]:
-                for key in product((name, ""), (action, "")):
-                    packets[key] += cpu.packets
-                    size[key] += cpu.bytes
-    return packets, size
+                for key in (name, action, (name, action), "all",
+                            ("all", action)):
+                    counts["packets", key] += cpu.packets
+                    counts["bytes", key] += cpu.bytes
+    if args.top:
+        counts["no_room"] = bpf["no_room"].sum(0).value
+    return counts
+
+def read_top(bpf):
+    """Return [(number, key)] that -t counted, most first, and remove them."""
+    cpus, top = len(get_possible_cpus()), bpf["top"]
+    keys = (top.Key * TOP_ENTRIES)()
+    values = (c_uint64 * (cpus * TOP_ENTRIES))()
+    number, batch = c_uint32(TOP_ENTRIES), c_uint32()
+    failed = lib.bpf_map_lookup_and_delete_batch(
+        top.map_fd, None, byref(batch), keys, values, byref(number), None)
+    if failed and ctypes.get_errno() != errno.ENOENT:   # the table's end
+        die("can't read what -t counts: " + last_error())
+    sums = []
+    for i in range(number.value):
+        sums.append((sum(values[cpus * i:cpus * (i + 1)]), keys[i]))
+    return sorted(sums, key=lambda pair: -pair[0])
+
+def value_text(key):
+    """Return an address or a port as text."""
+    if key.size < 4:
+        return str(key.value[0]) if key.size else "-"
+    family = socket.AF_INET if key.size == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, bytes(key.value)[:key.size])
 
 def rate(value):
     """Return a number per second in at most 7 characters, or exact as CSV."""
-    return ("%.3f" % value if args.csv else "%.2g" % value if value < 9.95 else
-            "%.0f" % value if value < 9999999.5 else
-            "%.1fM" % (value / 1e6) if value < 9999.95e6 else
-            "%.1fG" % (value / 1e9))
+    if args.csv:
+        return "%.3f" % value
+    if value < 9.95:
+        return "%.2g" % value
+    if value < 9999999.5:
+        return "%.0f" % value
+    if value < 9999.95e6:
+        return "%.1fM" % (value / 1e6)
+    return "%.1fG" % (value / 1e9)
 
-def table(now, rates):
-    """Return classes by actions as text, with bars of up to 19 letters."""
-    line = "%-8s" + " %8s" * len(ACTIONS) + "%s\n"
-    text = line % (now, *ACTIONS, "")
-    most = max(rates[name, ""] for name in CLASSES) or 1
-    for name in CLASSES:
-        bar, so_far, cells = "  ", 0, []
-        for action in ACTIONS:
-            value = rates[name, action]
-            so_far += value
-            bar = bar.ljust(max(2 + round(19 * so_far / most),
-                                len(bar) + bool(value)), action[0])
-            cells.append(rate(value) if value else ".")
-        text += line % (name, *cells, bar.rstrip())
-    return text + "\n"
+def count_rows(new, scale):
+    """Return rows of cells: what was counted as rates."""
+    def cells(keys):
+        return [rate(scale * new[amount, key]) for key in keys]
+    if args.table:
+        return [[name] + cells([(name, action) for action in ACTIONS])
+                for name in CLASSES]
+    dropped = new["packets", "DROP"] / max(1, new["packets", "all"])
+    return [cells(columns) + ["%.1f" % (100 * dropped)]]
 
-def write(fd, text):
+def top_rows(sums, rest, scale):
+    """Return rows of cells: the ten most frequent values, and all others."""
+    rows = []
+    for number, key in sums[:10]:
+        rows.append([value_text(key), CLASSES[key.protocol],
+                     ACTION_NAMES[key.action], rate(scale * number)])
+    rest += sum(number for number, _ in sums[10:])
+    if rest:
+        rows.append(["others", "-", "-", rate(scale * rest)])
+    return rows
+
+def write(text, file=sys.stdout):
     try:
-        with open(fd, "wb", closefd=False) as f:
-            f.write(os.fsencode(text))
+        print(text, file=file, flush=True)
     except OSError as e:
         die("can't write: %s" % e.strerror)
 
-def stop(sig, _):
-    signal.signal(sig, signal.SIG_DFL)      # a second signal kills the tool
-    stopped.append(sig)
+def write_totals(title, counts):
+    form = "%-5s %14s %11s %11s %11s %11s %11s"
+    lines = ["\n" + title, form % ("CLASS", "BYTES", *ACTIONS)]
+    for name in CLASSES + ["all"]:
+        packets = [counts["packets", (name, action)] for action in ACTIONS]
+        lines.append(form % (name, counts["bytes", name], *packets))
+    write("\n".join(lines), sys.stderr if args.csv else sys.stdout)
+
+def report_skipped(tracers):
+    """Report how often the kernel skipped a tracer (Linux 5.12)."""
+    misses = [0]
+    for fd in tracers:
+        with open("/proc/self/fdinfo/%d" % fd) as f:
+            misses += map(int, re.findall(r"misses:\s*(\d+)", f.read()))
+    if any(misses):
+        warn("the kernel skipped at least %d packets" % max(misses))
+
+def stop(signum, _):
+    global stop_requested
+    stop_requested = True
+    signal.signal(signum, signal.SIG_DFL)       # a second one kills the tool
+
+def show(bpf, new, seconds):
+    """Write the rates of what is new."""
+    scale = factor / seconds
+    if args.top:
+        rows = top_rows(read_top(bpf), new["no_room"], scale)
+    else:
+        rows = count_rows(new, scale)
+    now = time.strftime("%H:%M:%S")
+    if not block:
+        rows = [[now] + cells for cells in rows]
+    lines = [line % tuple(cells) for cells in rows]
+    if block:
+        lines = [now, line % tuple(titles), *lines, ""]
+    for text in lines:
+        write(text)
+
+def trace(bpf, index, port, watched):
+    """Show rates until the end. Return why counting can't go on, or None."""
+    stdout = select.poll()
+    stdout.register(1, 0)
+    then = now = time.monotonic()
+    due, before, rows = now + args.interval, read_counts(bpf), 0
+    while rows < args.count and not stop_requested:
+        if stdout.poll(min(300 if watched else 100, 1000 * (due - now))):
+            sys.exit()          # the reader left
+        if not port.getsockname()[3]:
+            return "%s is gone" % args.interface
+        with contextlib.suppress(OSError):      # no answer: the next time
+            if watched and find_program(index) != watched:
+                return ("the program was replaced or removed; run %s again" %
+                        prog)
+        now = time.monotonic()
+        if now >= due:
+            after = read_counts(bpf)
+            show(bpf, after - before, now - then)
+            then, before = now, after
+            due += args.interval * (1 + (now - due) // args.interval)
+            rows += 1
+
+def open_port():
+    """Return the interface's index and a socket that knows its type."""
+    try:
+        index = socket.if_nametoindex(args.interface)
+        port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)     # silent
+        port.bind((socket.if_indextoname(index), 0))
+    except PermissionError as e:
+        die(advice(e))
+    except (OSError, ValueError):
+        die("no network interface %s: see ip link" % args.interface)
+    if port.getsockname()[3] not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+        die("%s has no Ethernet frames" % args.interface)
+    return index, port
+
+def main():
+    if BPF is None:
+        die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
+            "Ubuntu), python3-bcc (Fedora), python-bcc (Arch)" % no_bcc)
+    if os.geteuid() != 0:
+        die("needs root: run it as root or with sudo")
+    if sys.stdout is None:
+        die("can't write: stdout is closed")
+    index, port = open_port()
+    if args.ebpf:
+        print(program(index, args.watch_only))
+        return
+    watched = find_watched(index)
+    text = program(index, watched)
+    try:
+        bpf = BPF(text=text, cflags=["-w"])
+        fd = None if watched else bpf.load_func("protostats", BPF.XDP).fd
+    except Exception as e:      # BCC raises no other class
+        die("can't load the program: %s" % advice(e))
+    title, tracers = watch(bpf, watched) if watched else attach(fd, index)
+    begin = time.monotonic()
+    for signum in signal.SIGINT, signal.SIGTERM:
+        signal.signal(signum, stop)
+    write(title, sys.stderr)
+    if not block:
+        write(line % tuple(titles))
+    problem = trace(bpf, index, port, watched)
+    title += ", %.1f s:" % (time.monotonic() - begin)
+    write_totals(title, read_counts(bpf))
+    report_skipped(tracers)
+    if problem:
+        die(problem)
 
 
-for sig in signal.SIGINT, signal.SIGPIPE:   # no traceback while starting
-    signal.signal(sig, signal.SIG_DFL)
-args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
-if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
-    parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
-if BPF is None:
-    die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
-        "Ubuntu), python3-bcc (Fedora) or python-bcc (Arch)" % no_bcc)
-if os.geteuid() and not args.ebpf:
-    die("needs root, try: sudo %s" % " ".join(sys.argv))
-index = {name: i for i, name in socket.if_nameindex()}.get(args.interface, 0)
-kind, _ = hardware() or die(
-    "no network interface %s: see ip link" % args.interface)
-if kind not in (1, 772):        # ARPHRD_ETHER, ARPHRD_LOOPBACK
-    die("%s has no Ethernet frames" % args.interface)
-query = getattr(lib, "bpf_xdp_query_id", lambda *_: -1)     # libbpf 0.7
-watched, mode = find_program()
-if args.watch_only and not watched and not args.ebpf:
-    die("%s has no XDP program to watch, or libbpf is older than 0.7" %
-        args.interface)
-if watched or args.watch_only:
-    bpf_text = definitions() + bpf_text
-if args.ebpf:
-    print(bpf_text)
-    sys.exit()
-
-saved, (log, pipe) = (os.dup(1), os.dup(2)), os.pipe2(os.O_NONBLOCK)
-for fd in 1, 2:
-    os.dup2(pipe, fd)       # captures BCC's messages, which are few with -w
-try:
-    bpf, error = BPF(text=bpf_text, cflags=["-w"]), None
-    program = watched or bpf.load_func("protostats", BPF.XDP).fd
-except Exception as e:
-    error = e
-lib.fflush(None)
-for fd in 1, 2:
-    os.dup2(saved[fd - 1], fd)
-os.close(pipe)
-messages = os.read(log, 65536).decode(errors="replace")
-if "kernel headers" in messages:
-    die("BCC needs kernel headers: install linux-headers-%s (Debian, Ubuntu), "
-        "kernel-devel (Fedora) or linux-headers (Arch), or set "
-        "BCC_KERNEL_SOURCE" % os.uname().release)
-if error:
-    die("no BPF program: %s" % next((
-        line for line in messages.splitlines() if "error:" in line), error))
-
-title, tracers = watch(watched, mode) if watched else (attach(program), [])
-write(2, title + "\n")
-columns = {action: ("", action) for action in ("PASS", "DROP", "TX")}
-columns.update((name.upper(), (name, "")) for name in CLASSES)
+block = not args.csv and (args.top or args.table)    # titles each time
+amount, factor, unit = "packets", 1, ""
+if args.bits:
+    amount, factor, unit = "bytes", 8, "bit/s"
+suffix = unit if args.csv else ""
+columns = [*ACTIONS, *CLASSES]
+if not args.csv:                # a line of text has no room for all
+    columns = [*ACTIONS, "TCP", "UDP", "ping"]
+titles = [name.upper() + suffix for name in columns] + ["DROP%"]
+line = "%-8s %7s %7s %7s %8s %7s %7s %7s %7s %5s"
 if args.table:
-    columns = {"%s-%s" % key: key for key in product(CLASSES, ACTIONS)}
-line = "%s" + ",%s" * (1 + len(columns)) + "\n" if args.csv else (
-    "%-8s" + " %7s" * len(columns) + " %6s\n")
-if args.csv or not args.table:
-    write(1, line % ("TIME", *columns, "DROP%"))
-begin = then = time.monotonic()
-due, before, problem = begin + args.interval, read_counts(), None
-stdout = select.poll()
-stdout.register(1, 0)
-stopped = []
-for sig in signal.SIGINT, signal.SIGTERM:
-    signal.signal(sig, stop)
-while args.count and not stopped and not problem:
-    now = time.monotonic()
-    if stdout.poll(max(0, min(300 if watched else 100, 1000 * (due - now)))):
-        sys.exit()      # the reader left
-    if not hardware():
-        problem = "%s is gone" % args.interface
-    # A signal can interrupt the query: that is no answer.
-    elif watched and find_program()[0] != watched and not stopped:
-        problem = "the program was replaced or removed; run %s again" % (
-            parser.prog)
-    elif now >= due:
-        counts = read_counts()
-        packets, size = (new - old for new, old in zip(counts, before))
-        factor, amounts = (8, size) if args.bits else (1, packets)
-        rates = Counter({key: factor * amounts[key] / (now - then)
-                         for key in amounts})
-        cells = [time.strftime("%H:%M:%S"), *map(rate, (
-            rates[key] for key in columns.values()))]
-        write(1, table(cells[0], rates) if args.table and not args.csv else
-              line % (*cells, "%.1f" % (
-                  100 * packets["", "DROP"] / max(1, packets["", ""]))))
-        then, due, before = now, now + args.interval, counts
-        args.count -= 1
-
-packets, size = read_counts()
-line = "%-5s %14s" + " %11s" * len(ACTIONS) + "\n"
-text = "\n" * (not args.table) + "%s, %.1f s:\n" % (
-    title, time.monotonic() - begin) + line % ("CLASS", "BYTES", *ACTIONS)
-for name in [*CLASSES, ""]:
-    text += line % (name or "all", size[name, ""], *(
-        packets[name, action] for action in ACTIONS))
-write(2 if args.csv else 1, text)
-missed = max((program_info(fd)[2] for fd in tracers), default=0)
-if missed:
-    write(2, "%s: the kernel skipped at least %d packets\n" % (
-        args.interface, missed))
-if problem:
-    die(problem)
+    titles = ["CLASS"] + [name + suffix for name in ACTIONS]
+    line = "%-5s %9s %9s %9s %9s %9s"
+if args.top:
+    titles = [args.top.upper(), "CLASS", "ACTION", "RATE" + unit]
+    line = "%-39s %-5s %-8s %9s"
+if not block:
+    titles.insert(0, "TIME")
+if args.csv:
+    line = "%s" + ",%s" * (len(titles) - 1)
+elif unit and not args.top:
+    titles[0] = unit
+stop_requested = False
+main()

@@ -14,7 +14,7 @@ from tracers import Process, Tracer, own
 RUNS, PACKETS = 10, 200000
 WORK = "a packet, the fastest of %d runs of %d" % (RUNS, PACKETS)
 PROGRAMS = {"countp": [own("countp"), own("countp -k 53,67-68")],
-            "protostats": [own("protostats")]}
+            "protostats": [own("protostats"), own("protostats -t src")]}
 PEERS = [Tracer("xdp-filter " + policy, ["xdp-filter", "load", "-p", policy])
          for policy in ("allow", "deny")]
 HEADERS = 12 * "00" + "0800 4500003c 00000000 40 %02x 0000 0a090001 0a090002"
@@ -22,6 +22,24 @@ FRAMES = {name: bytes.fromhex(HEADERS % protocol + start).ljust(74, b"\0")
           for name, protocol, start in [
               ("TCP", 6, "0fa00050 00000000 00000000 50"),
               ("UDP", 17, "0fa00009 0028"), ("ping", 1, "08")]}
+EMPTY = "return XDP_PASS"
+EXTRA = b"""
+#include <uapi/linux/bpf.h>
+BPF_PROG_ARRAY(measured, 1);
+
+int pass(void *ctx) { return XDP_PASS; }
+
+int random_source(struct xdp_md *ctx)
+{
+    u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+    if (data + 30 > end)
+        return XDP_ABORTED;
+    *(u32 *)(data + 26) = bpf_get_prandom_u32();
+    measured.call(ctx, 0);
+    return XDP_ABORTED;
+}
+"""
 
 
 def time_of(program, data):
@@ -56,15 +74,28 @@ def load(tracer, programs):
         programs[tracer.name] = lib.bpf_prog_get_fd_by_id(attached())
 
 
+def measure(program, own_program, extra):
+    """Return the measures of a program: of one source, and of ours of random
+    sources, too, by a program before it, which calls it."""
+    measures = {"ns a %s packet" % kind: min(
+        time_of(program, data) for _ in range(RUNS))
+        for kind, data in FRAMES.items()}
+    if own_program:
+        extra["measured"][ctypes.c_int(0)] = ctypes.c_int(program)
+        caller = extra.load_func("random_source", BPF.XDP).fd
+        measures["ns with another that sets a random source"] = min(
+            time_of(caller, FRAMES["UDP"]) for _ in range(RUNS))
+    return measures
+
+
 def measure_all(tool, rounds):
     """Load all programs; then run each in turn, round by round."""
-    empty = BPF(text=b"int pass(void *ctx) { return 2; }    /* XDP_PASS */")
-    programs = {"return XDP_PASS": empty.load_func("pass", BPF.XDP).fd}
+    extra = BPF(text=EXTRA)
+    programs = {EMPTY: extra.load_func("pass", BPF.XDP).fd}
     for tracer in PROGRAMS[tool] + PEERS:
         attempt(tool, WORK, tracer.name, "", lambda: load(tracer, programs))
+    peers = [peer.name for peer in PEERS]
     for _ in range(rounds):
         for name, program in programs.items():
-            attempt(tool, WORK, name, "", lambda: {
-                "ns a %s packet" % kind: min(
-                    time_of(program, data) for _ in range(RUNS))
-                for kind, data in FRAMES.items()})
+            attempt(tool, WORK, name, "", lambda: measure(
+                program, name not in peers, extra))

@@ -1,5 +1,6 @@
 """A plain reading of any frame's kind, and what the XDP tools do with it."""
 
+import socket
 from struct import calcsize, error, unpack_from
 
 from frames import RECEIVER
@@ -27,15 +28,28 @@ def class_of(tool, kind):
 
 def classify(tool, frame):
     """Return a frame's class, by a plain reading."""
-    try:
-        kind, ports = describe(frame)
-    except error:       # a header is cut, or not what it has to be
-        kind, ports = "other", ()
+    kind, fields = describe(frame)
     if tool == "countp" and frame[6] & 1:
         return "bad-source"
-    if ports and (ports[0] == 123 or ports[1] in (53, 67, 68)):
+    if kind == "UDP" and (fields.get("sport") == "123" or fields.get(
+            "dport") in ("53", "67", "68")):
         kind = "DNS"
     return class_of(tool, kind)
+
+
+def field_of(field, frame):
+    """Return what protostats -t shows of a frame: its src, sport or dport."""
+    _, fields = describe(frame)
+    return fields.get(field, "-")
+
+
+def describe(frame):
+    """Return a frame's kind, and a dict with its src, sport and dport."""
+    fields = {}
+    try:
+        return read(frame, fields), fields
+    except error:       # a header is cut, or not what it has to be
+        return "other", fields
 
 
 def sent_back(frame):
@@ -44,37 +58,36 @@ def sent_back(frame):
     return frame[6:12] + address + frame[12:]
 
 
-def describe(frame):
-    """Return (kind, ports): TCP, UDP, ping, ICMP, ND, ARP or other, and of UDP
-    the source and destination ports where the frame has them."""
+def read(frame, fields):
+    """Return TCP, UDP, ping, ICMP, ND, ARP or other. Fill in the fields."""
     kind, rest = take("!12xH", frame)
     for _ in range(2):
         if kind in (0x8100, 0x88a8):
             kind, rest = take("!2xH", rest)
     if kind == 0x0806:
         take("27xB", rest)
-        return "ARP", ()
+        return "ARP"
     if kind == 0x0800:
-        protocol, offset, more, rest = read_ipv4(rest)
+        protocol, offset, more, rest = read_ipv4(rest, fields)
         icmp, echo, nd = 1, (0, 8), ()
     elif kind == 0x86dd:
-        protocol, offset, more, rest = read_ipv6(rest)
+        protocol, offset, more, rest = read_ipv6(rest, fields)
         icmp, echo, nd = 58, (128, 129), range(133, 138)
     else:
-        return "other", ()
+        return "other"
     if protocol not in (6, 17, icmp):
-        return "other", ()
+        return "other"
     whole = not offset and not more
     if whole:
         take("19xB" if protocol == 6 else "7xB", rest)
-    if protocol == 6:
-        return "TCP", ()
-    if protocol == 17:
-        has_ports = not offset and len(rest) >= 4
-        return "UDP", unpack_from("!HH", rest) if has_ports else ()
+    if protocol in (6, 17):
+        if not offset and len(rest) >= 4:
+            ports = map(str, unpack_from("!HH", rest))
+            fields.update(zip(("sport", "dport"), ports))
+        return "TCP" if protocol == 6 else "UDP"
     if not offset and rest and rest[0] in echo:
-        return "ping", ()
-    return "ND" if whole and rest[0] in nd else "ICMP", ()
+        return "ping"
+    return "ND" if whole and rest[0] in nd else "ICMP"
 
 
 def take(layout, rest):
@@ -82,19 +95,21 @@ def take(layout, rest):
     return (*unpack_from(layout, rest), rest[calcsize(layout):])
 
 
-def read_ipv4(rest):
-    first, fragment, protocol, _ = take("!B5xHxB10x", rest)
+def read_ipv4(rest, fields):
+    first, fragment, protocol, source, _ = take("!B5xHxB2x4s4x", rest)
     if first >> 4 != 4 or first & 15 < 5:
         raise error
+    fields["src"] = socket.inet_ntop(socket.AF_INET, source)
     _, rest = take("%dxB" % (4 * (first & 15) - 1), rest)
     return protocol, fragment & 0x1fff, fragment & 0x2000, rest
 
 
-def read_ipv6(rest):
+def read_ipv6(rest, fields):
     """RFC 8200, and RFC 4302 for the length of an AH."""
-    first, protocol, rest = take("!B5xB33x", rest)
+    first, protocol, source, rest = take("!B5xBx16s16x", rest)
     if first >> 4 != 6:
         raise error
+    fields["src"] = socket.inet_ntop(socket.AF_INET6, source)
     more = 0
     for _ in range(8):
         if protocol not in (0, 43, 44, 51, 60):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+from bcc import BPF
 from bcc.libbcc import lib
 from bcc.utils import get_possible_cpus
 import pytest
@@ -18,7 +19,8 @@ import pytest
 from common import (COUNT, PYTHON, bpf_programs, fdinfo, hide, run,
                     run_command, tool_path, wait_until)
 from frames import KNOWN, corpus
-from reader import ACTIONS, OPTIONS, class_of, classify, sent_back
+from reader import (ACTIONS, OPTIONS, class_of, classify, field_of,
+                    sent_back)
 from test_common import TOOLS as EDGES, check_refusal
 from veth import (ATTACHED, Port, Wire, inside, linked, netlinked,
                   pass_program, run_program)
@@ -177,8 +179,9 @@ def test_rates(tool, mode, network):
         wait_for_rows(running, 2)
     number = 3 * 5003 * len(cpus)
     assert totals(running)["UDP"] == (number, number * len(UDP))
-    column = "UDP" if tool == "protostats" else (
-        "DROPbit/s" if bits else "DROP/s")
+    column = {"countp": "DROP/s", "protostats": "UDP"}[tool]
+    if bits:
+        column = column.replace("/s", "") + "bit/s"
     rows = list(csv.DictReader(running.lines()))
     rates = [float(row[column]) for row in rows]
     assert min(rates) >= 0
@@ -246,9 +249,15 @@ def test_killed_100_times(tool, network):
     assert not any(port.xdp() for port in ports)
 
 
-BUSY = {"countp": "has an XDP program already: see ip link show dev near0\n",
-        "protostats": "it has no BTF" if hasattr(lib, "bpf_xdp_query_id") else
-                      "libbpf 0.7 can watch it\n"}
+def busy(tool, options):
+    """Return what a tool says where there is a program, and its status."""
+    if tool == "countp":
+        return "without an XDP program: see ip link show dev near0\n", 1
+    if not hasattr(lib, "bpf_xdp_query_id"):
+        return "libbpf 0.7 can watch it\n", 1
+    if options:
+        return "near0 has an XDP program, which is watched: -S and -N ", 2
+    return "it has no BTF", 1
 
 
 @each_tool
@@ -257,10 +266,13 @@ BUSY = {"countp": "has an XDP program already: see ip link show dev near0\n",
     ("generic", linked, ["-N"]), ("generic", netlinked, ["-S"])])
 def test_busy(tool, mode, attached, options, network):
     """Another's program is there, and stays."""
+    message, status = busy(tool, options)
     with attached(pass_program(), network.near, mode):
         before = network.near.xdp()
         assert list(before.values()) == [ATTACHED[mode]]
-        check_refusal(network.near.run(tool, *options), BUSY[tool])
+        done = network.near.run(tool, *options)
+        check_refusal(done, message, status=status)
+        assert done.stderr.count("\n") == 1
         assert network.near.xdp() == before
 
 
@@ -318,10 +330,7 @@ def replaced(function, result):
 
 
 REFUSALS = [    # interface, prefix, message
-    ("near0", replaced("bpf_link_create", "-1"), "requires Linux 5.9"),
-    ("near0", replaced("bpf_module_create_c_from_string",
-                       "real(b'bad', *args[1:])"),
-     "no BPF program: /virtual/main.c:1:1: error: ")] + [
+    ("near0", replaced("bpf_link_create", "-1"), "requires Linux 5.9")] + [
         (name, [], "no network interface") for name in (
             "nosuch0", "", "a" * 99, "no\x7fsuch", "%s", '"; x')]
 
@@ -331,6 +340,9 @@ def test_refusals(tool, network):
     for name, prefix, message in REFUSALS:
         check_refusal(run(tool, "--", name, prefix=[
             *network.near.prefix, *prefix]), message)
+    check_refusal(network.near.run(tool, prefix=replaced(
+        "bpf_module_create_c_from_string", "real(b'bad', *args[1:])")),
+        "/virtual/main.c:1:1: error: ", "can't load the program")
     check_refusal(run(tool, "-dev"), "usage: ", "interface", status=2)
     tun = Port(network.near.namespace, "tun0")
     if run_command(*tun.prefix, "ip", "tuntap", "add", "mode", "tun", "name",
@@ -370,7 +382,7 @@ def test_new_address(network):
 CLASSES = list(ACTIONS["protostats"])
 COLUMNS = {"PASS": 2, "DROP": 1, "TX": 3, "REDIRECT": 4, "ABORTED": 0}
 WIDE = {("TCP", "PASS"): 29 * 10**6, ("TCP", "DROP"): 3,
-        ("UDP", "TX"): 95 * 10**11, ("ping", "REDIRECT"): 8765432,
+        ("UDP", "TX"): 95 * 10**8, ("ping", "REDIRECT"): 8765432,
         ("other", "ABORTED"): 1}
 
 
@@ -384,12 +396,12 @@ def show(network, options, numbers):
                 COLUMNS[action] * len(CLASSES) + CLASSES.index(name))
             value[:2] = number, 100 * number
             lib.bpf_update_elem(counts, ctypes.byref(key), value, 0)
-        wait_for_rows(tool, 2 if "-m" not in options else 14)
+        wait_for_rows(tool, 2 if not options else 16)
     return tool
 
 
-@pytest.mark.parametrize("option, unit", [("-j", 1), ("-jmb", 800)])
-def test_columns(option, unit, network):
+@pytest.mark.parametrize("option, factor", [("-j", 1), ("-jmb", 800)])
+def test_columns(option, factor, network):
     """Each cell of the table at the end; in rows, each column."""
     numbers = {cell: int(1000 * 1.3 ** i) for i, cell in enumerate(
         itertools.product(CLASSES, COLUMNS))}
@@ -400,11 +412,21 @@ def test_columns(option, unit, network):
                    if wanted in ("all", name, name.upper(), action,
                                  "%s-%s" % (name, action)))
     rows = list(csv.DictReader(tool.lines()))
-    for title in tool.header.split(",")[1:-1]:
-        shown = sum(float(row[title]) for row in rows)
-        assert shown == pytest.approx(unit * packets(title), rel=0.1), title
-    share = "%.1f" % (100 * packets("DROP") / packets("all"))
-    assert share in [row["DROP%"] for row in rows]
+    shown, shares = collections.Counter(), []
+    for row in rows:
+        prefix = row.pop("CLASS") + "-" if "CLASS" in row else ""
+        assert row.pop("TIME")
+        shares.append(row.pop("DROP%", ""))
+        for title, cell in row.items():
+            assert title.endswith("bit/s") == ("b" in option)
+            shown[prefix + title.replace("bit/s", "")] += float(cell)
+    if "m" in option:
+        assert len(shown) == len(numbers)
+    else:
+        assert list(shown) == [*COLUMNS, *map(str.upper, CLASSES)]
+        assert "%.1f" % (100 * packets("DROP") / packets("all")) in shares
+    for title, value in shown.items():
+        assert value == pytest.approx(factor * packets(title), rel=0.1), title
     titles, *rows = table_at_end(tool)
     assert titles == ["CLASS", "BYTES", *COLUMNS]
     assert rows == [
@@ -414,21 +436,136 @@ def test_columns(option, unit, network):
         for name in CLASSES + ["all"]]
 
 
-def test_table(network):
-    """The largest class has a bar of 19 letters, any number at least one. In
-    rows, each number is below its title."""
-    rows = show(network, [], WIDE).lines()[:3]
-    assert {len(line) for line in rows} == {len(rows[0])}
-    assert len(rows[0]) <= 80
-    lines = show(network, ["-m"], WIDE).lines()
-    table = next("\n".join(lines[i:i + 7]) for i, line in enumerate(lines)
-                 if line.startswith("TCP") and line.endswith("D"))
-    assert re.match(
-        r"TCP +2\d\.\dM +[23]\.?\d?( +\.){3}  PD\n"
-        r"UDP( +\.){2} +9\d\d\d\.\dG( +\.){2}  T{19}\n"
-        r"ping( +\.){3} +[78]\d{6} +\.  R\nICMP( +\.){5}\n"
-        r"other( +\.){4} +(1|0\.\d+)  A\n\n", table), table
-    assert max(map(len, table.split("\n"))) <= 80
+@pytest.mark.parametrize("options", ["", "-b", "-m", "-mb"])
+def test_columns_are_aligned(options, network):
+    """In less than 80 columns, with numbers of any size. -b names its unit."""
+    text = "\n".join(show(network, options.split(), WIDE).lines())
+    number = (" 7[2-6]\\d\\d\\.\\dG " if "b" in options else
+              " 9[0-5]\\d\\d\\.\\dM ")
+    (block,) = [part for part in text.split("\n\n") if re.search(number, part)]
+    header, *rows = [line for line in block.split("\n") if " " in line]
+    assert header.startswith("bit/s ") == ("b" in options)
+    assert header.split()[1:] == [*COLUMNS] + (
+        [] if "m" in options else ["TCP", "UDP", "PING", "DROP%"])
+    ends = [match.end() for match in re.finditer(r"\S+", header)][1:]
+    for row in rows:
+        assert len(row) < 80
+        assert [match.end() for match in re.finditer(r"\S+", row)][1:] == ends
+
+
+def top(tool):
+    """Return [((value, class, action), rate)] of protostats -j -t."""
+    return [(tuple(list(row.values())[1:4]), float(row["RATE"]))
+            for row in tool.table()]
+
+
+def check_top(tool, field, sent):
+    """Check the only block of protostats -jt. sent: {(frame, action): number},
+    all in this block."""
+    expected = collections.Counter()
+    for (frame, action), number in sent.items():
+        expected[field_of(field, frame), classify("protostats", frame),
+                 action] += number
+    assert tool.process.wait(60) == 0
+    assert tool.header == "TIME,%s,CLASS,ACTION,RATE" % field.upper()
+    rows = top(tool)
+    seconds = sum(expected.values()) / sum(rate for _, rate in rows)
+    assert TOP_SECONDS - 0.1 < seconds < TOP_SECONDS + 1.5
+    for _, rate in rows:
+        assert abs(rate * seconds - round(rate * seconds)) < 0.1
+    shown = {key: round(rate * seconds) for key, rate in rows}
+    others = shown.pop(("others", "-", "-"), 0)
+    numbers = list(shown.values())
+    assert numbers == sorted(expected.values(), reverse=True)[:10]
+    assert {key: expected[key] for key in shown} == shown
+    assert others == sum(expected.values()) - sum(numbers)
+    assert totals(tool)["total"][0] == sum(expected.values())
+
+
+TOP_SECONDS = 6         # in which an emulated CPU sends all of these
+FIELDS = ["src", "sport", "dport"]
+
+
+def frames_for_top():
+    """Return {frame: number}: all known frames, and others with more sources
+    and ports, so that more than ten values are there."""
+    frames = collections.Counter()
+    for i, frame in enumerate(sum(KNOWN.values(), [])):
+        frames[frame] += i % 4 + 1
+    for frame in KNOWN["TCP"] + KNOWN["UDP"]:
+        if field_of("sport", frame) == "-":     # later fragments
+            frames[frame] += 7
+    v6 = KNOWN["UDP"][1]
+    assert UDP[12:15] == b"\x08\x00\x45" and v6[12:15] == b"\x86\xdd\x60"
+    for i in range(12):
+        number = bytes([0, i])
+        frames[UDP[:28] + number + UDP[30:34] + number + UDP[36:]] += 9 + i
+        frames[v6[:36] + number + v6[38:56] + number + v6[58:]] += 2 * i
+    return +frames
+
+
+@pytest.mark.short
+@pytest.mark.parametrize("field, mode", [
+    ("src", "native"), ("sport", "generic"), ("dport", "native")],
+    ids=[name + "-protostats-native" for name in FIELDS])  # see kernels/run
+def test_top(field, mode, network):
+    """Sources and ports, IPv4 and IPv6, VLANs, fragments, options, ARP."""
+    frames = frames_for_top()
+    with Wire(network.far) as far:
+        tool = network.near.tool("protostats", "-jt", field, OPTION[mode],
+                                 TOP_SECONDS, 1).start()
+        far.send(*frames.elements())
+    check_top(tool, field, {(frame, "PASS"): number
+                            for frame, number in frames.items()})
+
+
+# Every tenth packet is from 192.0.2.1, all others from a source of their own.
+FLOOD_PROGRAM = b"""
+#include <uapi/linux/bpf.h>
+BPF_ARRAY(sent, u32, 1);
+BPF_PROG_ARRAY(counted, 1);
+
+int flood(struct xdp_md *ctx)
+{
+    u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+    int zero = 0;
+    u32 *number = sent.lookup(&zero);
+
+    if (!number || data + 30 > end)
+        return XDP_ABORTED;
+    ++*number;
+    *(u32 *)(data + 26) = *number % 10 ? *number * 2654435761 : 0x010200c0;
+    counted.call(ctx, 0);
+    return XDP_ABORTED;
+}
+"""
+
+
+def test_top_of_a_million_sources(network):
+    """The frequent one is first and exact, and all packets are there. The
+    next interval starts with an empty table."""
+    bpf, near = BPF(text=FLOOD_PROGRAM), network.near
+    flood = bpf.load_func(b"flood", BPF.XDP).fd
+    with near.tool("protostats", "-jt", "src", 2) as tool:
+        fd = lib.bpf_prog_get_fd_by_id(*near.xdp())
+        bpf[b"counted"][ctypes.c_int(0)] = ctypes.c_int(fd)
+        assert max(fdinfo(tool.process.pid, "max_entries")) == 16384
+        for _ in range(2):
+            start = len(tool.rows)
+            assert run_program(flood, UDP, 10**6)[0] == 2   # XDP_PASS
+            wait_until(lambda: any("others" in row
+                                   for row in tool.rows[start:]))
+            # It can be at the end of an interval, and go on in the next.
+            time.sleep(2.5)
+            rows = collections.Counter()
+            for row in tool.table(start):
+                rows[row["SRC"], row["CLASS"]] += 2 * float(row["RATE"])
+            heavy, everything = rows["192.0.2.1", "UDP"], sum(rows.values())
+            assert heavy / everything == pytest.approx(0.1, abs=1e-6)
+            assert everything == pytest.approx(10**6, rel=0.05)
+            assert len(rows) in (11, 20)        # of one interval, or of two
+        os.close(fd)
+    assert totals(tool)["UDP"][0] == 2 * 10**6
 
 
 @pytest.mark.skipif(not hasattr(lib, "bpf_xdp_query_id"),
@@ -441,10 +578,41 @@ def test_refuses_to_watch(network):
     with near.tool("countp"):
         before = near.xdp()
         for prefix, message in (
-                (hide("/sys/kernel/btf"), "requires CONFIG_DEBUG_INFO_BTF"),
-                (replaced("bpf_xdp_query_id", "-1"), "libbpf 0.7 can watch"),
+                (hide("/sys/kernel/btf", "/boot", "/lib/modules"),
+                 "requires CONFIG_DEBUG_INFO_BTF"),
+                (replaced("btf__find_by_name_kind", "-2"),
+                 "the kernel's BTF has no xdp_buff.data\n"),
+                (replaced("bpf_xdp_query_id", "-4"), "can't ask which XDP "
+                 "program near0 has: Interrupted system call\n"),
+                (["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"],
+                 "can't watch near0's program: requires CAP_BPF"),
                 (replaced("bpf_prog_load", "-1") if supports else [],
-                 "near0, watching countp (ID %d, native): the kernel refuses "
+                 "near0, watching countp (ID %d): the kernel refuses "
                  "to trace it (" % list(before)[0])):
             check_refusal(near.run("protostats", prefix=prefix), message)
             assert near.xdp() == before
+
+
+@each_tool
+def test_alternative_name(tool, network):
+    """A name of up to 15 characters, as udev gives it."""
+    network.near.ip(*"link property add dev near0 altname enx020000000002"
+                    .split())
+    port = Port(network.near.namespace, "enx020000000002")
+    with port.tool(tool) as running:
+        assert list(network.near.xdp().values()) == [ATTACHED["native"]]
+    assert running.stderr.startswith("enx020000000002, native mode")
+
+
+@each_tool
+def test_intervals_keep_their_time(tool, network):
+    done = network.near.run(tool, "0.01", "300")
+    (seconds,) = re.findall(r"native mode, (.*) s:", done.stdout)
+    assert 3 <= float(seconds) < 3.2
+
+
+@each_tool
+def test_closed_output(tool, network):
+    done = network.near.run(tool, "0.1", "2", prefix=[
+        "sh", "-c", 'exec "$@" >&-', "sh"])
+    check_refusal(done, "can't write: stdout is closed\n")

@@ -141,15 +141,15 @@ def netlinked(program, port, mode="native"):
     set_by_netlink(-1, port, mode)
 
 
-def run_program(program, frame):
+def run_program(program, frame, repeat=1):
     """Return an XDP program's verdict for a frame, and the frame after it."""
     given = ctypes.create_string_buffer(frame, len(frame))
     taken = ctypes.create_string_buffer(len(frame) + 256)
     # struct bpf_test_run_opts: sz, data_in, data_out, data_size_in,
-    # data_size_out at 28, ..., retval at 56
+    # data_size_out at 28, ..., retval at 56, repeat
     options = ctypes.create_string_buffer(struct.pack(
-        "N2P2I40x", 72, ctypes.addressof(given), ctypes.addressof(taken),
-        len(frame), len(taken)), 72)
+        "N2P2I28xI8x", 72, ctypes.addressof(given), ctypes.addressof(taken),
+        len(frame), len(taken), repeat), 72)
     assert test_run(program, options) == 0
     size, verdict = struct.unpack_from("I24xI", options, 28)
     return verdict, taken.raw[:size]
