@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 CALLS = {"killsnoop": "kill", "madvsnoop": "madvise"}
 COST, SEEN = "one process, as fast as it can", "two processes, in steps"
+SIGNAL = "the same with an ignored SIGUSR1 in place of signal 0"
+FAULT = "a page fault on memory that was given back"
+PAIR = "empty tracepoint programs"
 PACKAGES = "python3-bpfcc bpftrace libbpf-tools linux-perf strace xdp-tools"
 NOTES = """# Results of tests/bench/run %s
 
@@ -63,11 +66,13 @@ def table(tool, work):
     rows = [["tracer", *names]] + [
         [tracer, *[cell(name, measures.get(name)) for name in names]]
         for (tracer, _), measures in values.items()]
-    for base in [base for base in ("untraced", tool) if (base, "") in values]:
-        base_ns = median(values[base, ""][names[0]])
-        rows[0].append("relative to " + base)
+    if (PAIR, "") in values:
+        base, pair = [median(values[tracer, ""][names[0]])
+                      for tracer in ("untraced", PAIR)]
+        rows[0] += ["ns added", "relative to empty programs"]
         for row, measures in zip(rows[1:], values.values()):
-            row.append("%.2f" % (median(measures[names[0]]) / base_ns))
+            added = median(measures[names[0]]) - base
+            row += ["{:,.0f}".format(added), "%.2f" % (added / (pair - base))]
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
     return "## %s: %s\n\n%s" % (tool, work, "".join(
@@ -132,10 +137,13 @@ def plot_cost(tool, ax):
     added = [ns[name] - base for name in names]
     bars = ax.barh(names, added, 0.7, color=[
         "C1" if name.startswith(tool) else "C0" for name in names])
-    ax.bar_label(bars, map("{:,.0f}".format, added), padding=4)
+    pair = ns[PAIR] - base
+    ax.bar_label(bars, ["{:,.0f} ({:.1f}x)".format(value, value / pair)
+                        for value in added], padding=4)
     ax.set_title("ns added to one %s(2)" % CALLS[tool])
-    ax.set_xlabel("log scale; untraced, it takes %.0f ns" % base)
-    ax.set_xlim(10, 3 * max(added))
+    ax.set_xlabel("untraced, it takes %.0f ns; x: relative to empty programs; "
+                  "log scale" % base)
+    ax.set_xlim(10, 8 * max(added))
     ax.invert_yaxis()
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from report import CALLS, COST, SEEN, attempt
+from report import CALLS, COST, FAULT, PAIR, SEEN, SIGNAL, attempt
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOOLS = HERE + "/../../tools/"
@@ -33,7 +33,8 @@ def own(name, *pattern, **more):
                   *pattern, **more)
 
 
-KILL, PID = r"\b(?P<pid>\d+) +\S+ +0 ", r"^(?P<pid>\d+) "
+KILL, PID = r"\b(?P<pid>\d+) +\S+ +(0|10) ", r"^(?P<pid>\d+) "
+SUMMARY = r"^(?P<pid>\d+) +\S+ +DONTNEED +(?P<count>\d+)"
 BASELINE = """import bcc, signal
 bpf = bcc.BPF(text='''
 TRACEPOINT_PROBE(syscalls, sys_enter_%s) { return 0; }
@@ -50,14 +51,16 @@ t:syscalls:sys_exit_madvise /@t[tid]/ {
     delete(@t[tid]); delete(@advice[tid]); }"""
 TRACERS = {"killsnoop": [
     own("killsnoop", KILL, steps=True),
+    own("killsnoop -P", KILL),
     own("killsnoop -s 63", ready="TIME"),
     Tracer("sigsnoop", "stdbuf -oL sigsnoop -k".split(), KILL, steps=True),
     Tracer("bpftrace killsnoop.bt", ["killsnoop.bt"], KILL, steps=True),
 ], "madvsnoop": [
     own("madvsnoop", PID, steps=True),
     own("madvsnoop -m 1000000", ready="PID"),
-    own("madvsnoop -S", r"^(?P<pid>\d+) +\S+ +DONTNEED +(?P<count>\d+)",
-        "Tracing", True),
+    own("madvsnoop -S", SUMMARY, "Tracing", True),
+    own("madvsnoop -SL", SUMMARY, "Tracing"),
+    own("madvsnoop -SR", SUMMARY, "Tracing"),
     Tracer("perf trace -s", ["perf", "trace", "-a", "-s", "-e", "madvise"]),
     Tracer("bpftrace, rows", ["bpftrace", "-e", ROWS], PID, steps=True),
     Tracer("bpftrace, sums", ["bpftrace", "-e", SUMS],
@@ -170,8 +173,8 @@ def measure_all(tool, rounds):
     call = CALLS[tool]
     tracers = [
         Tracer("untraced", []), *TRACERS[tool],
-        Tracer("empty tracepoint programs", [
-            sys.executable, "-c", BASELINE % (call, call)], ready="Attached"),
+        Tracer(PAIR, [sys.executable, "-c", BASELINE % (call, call)],
+               ready="Attached"),
         Tracer("trace-bpfcc", ["trace-bpfcc", "t:syscalls:sys_exit_" + call],
                PID),
         Tracer("perf trace", ["perf", "trace", "-a", "-e", call],
@@ -182,8 +185,8 @@ def measure_all(tool, rounds):
     program = folder.name + "/load"
     subprocess.check_call(["gcc", "-O2", "-o", program, HERE + "/load.c"])
 
-    def measure_one(tracer, processes, seconds, rate):
-        command = [program, call, str(seconds), str(rate / processes)]
+    def measure_one(tracer, processes, seconds, rate, work=call):
+        command = [program, work, str(seconds), str(rate / processes)]
         with contextlib.ExitStack() as stack:
             return measure(tracer, [stack.enter_context(subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -192,6 +195,12 @@ def measure_all(tool, rounds):
         for tracer in tracers:
             attempt(tool, COST, tracer.name, "",
                     lambda: measure_one(tracer, 1, 0.7, 0))
+            if call == "kill":
+                attempt(tool, SIGNAL, tracer.name, "",
+                        lambda: measure_one(tracer, 1, 0.7, 0, "signal"))
+            elif re.match("untraced|madvsnoop -S", tracer.name):
+                attempt(tool, FAULT, tracer.name, "", lambda: measure_one(
+                    tracer._replace(row=None), 1, 0.7, 0, "fault"))
     for tracer in tracers:
         for rate, seconds in STEPS.items() if tracer.steps else ():
             measures = attempt(tool, SEEN, tracer.name, rate or "unlimited",

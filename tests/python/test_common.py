@@ -33,7 +33,8 @@ TOOLS = {
          "-s RTMIN+99", "-s SIG", "-u root", *BAD_TRACER]),
     "madvsnoop": Edges(
         [], ["-d", "0.3"], IDLE,
-        ["-t 1", "-n", "-R", "-H -n x", "-n 0123456789abcdef", "-a FOO", "-a=", "-a 4,",
+        ["-t 1", "-n", "-R", "-H -n x", "-n 0123456789abcdef", "-a FOO",
+         "-a=", "-a 4,",
          "-a MADV_", "-a 4294967296", "-m x", "-m=-1", "-m nan", "-m 0",
          "-m 1e300", "-d 1e300", "1",
          "-S 0", "-S x", "-S 1 0", "-S 1 -1", "-S 1 0.5", "-S 1 1 1",
