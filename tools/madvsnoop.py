@@ -66,8 +66,6 @@ ADVICES = dict(enumerate((      # asm-generic/mman-common.h, Linux 7.0
 ADVICES.update({100: "HWPOISON", 101: "SOFT_OFFLINE", 102: "GUARD_INSTALL",
                 103: "GUARD_REMOVE"})
 advice_numbers = {name: number for number, name in ADVICES.items()}
-# Those that give pages back: the last explains a fault better than the first.
-GIVE_BACK = ["FREE", "PAGEOUT", "REMOVE", "DONTNEED_LOCKED", "DONTNEED"]
 
 def warn(message):
     print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
@@ -118,8 +116,7 @@ parser.add_argument("-p", "--pid", type=int, default=ANY,
 parser.add_argument("-n", "--name", type=os.fsencode, default=b"",
     help="show only command names that contain this")
 parser.add_argument("-a", "--advice", type=advice_list, default=[],
-    metavar="LIST",
-    help="trace only this advice: names or numbers, as DONTNEED,FREE,25")
+    metavar="LIST", help="trace only this: names or numbers, DONTNEED,FREE,25")
 parser.add_argument("-x", "--failed", action="store_true",
     help="show only calls that failed")
 parser.add_argument("-m", "--min-us", type=positive, default=0,
@@ -194,15 +191,30 @@ struct event {
 #ifdef MAX_FRAMES
     u64 stack[MAX_FRAMES];
 #endif
-#ifdef GIVE_BACK
-    u64 give_back;      /* index of the advice; GIVE_BACK_COUNT: none */
+#ifdef PAGE_BITS
+    u64 give_back;      /* 1 + index of the advice in GIVE_BACK, or 0 */
 #endif
 };
+/* FREE, PAGEOUT, REMOVE, DONTNEED_LOCKED, DONTNEED give pages back: the last
+   explains a page fault better than the first. */
+#define GIVE_BACK {8, 21, 9, 24, 4}
+#define GIVE_BACK_COUNT 5
 /* By thread. Entries stay: deleting would cost 200 ns. CPUs take 128 each. */
 BPF_TABLE("lru_hash", u32, struct event, calls, 65536);
 BPF_PERCPU_ARRAY(lost, u64, 1);
 
+/* Atomic: another thread can preempt the program, and run it on this CPU. */
+static __always_inline void count_lost(void)
+{
+    int zero = 0;
+    u64 *count = lost.lookup(&zero);
+
+    if (count)
+        __sync_fetch_and_add(count, 1);
+}
+
 static __always_inline void output(void *ctx, struct event *event);
+static __always_inline void give_back(struct event *event);
 
 static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
 {
@@ -212,7 +224,7 @@ static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
 
     if (event && event->ts) {           /* the return was missed */
         event->ts = 0;
-        lost.atomic_increment(0);
+        count_lost();
     }
     if ((ONLY_PID != ANY && pid != ONLY_PID) || !(ONLY_ADVICES) ||
         container_should_be_filtered())
@@ -220,22 +232,34 @@ static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
     struct event new = {
         .ts = bpf_ktime_get_ns(), .addr = addr, .len = len, .pid = pid,
         .tid = tid, .advice = advice, .pidfd = pidfd};
-#ifdef GIVE_BACK
-    new.give_back = GIVE_BACK_INDEX;
+#ifdef PAGE_BITS
+    s32 advices[] = GIVE_BACK;
+#pragma unroll
+    for (int i = 0; i < GIVE_BACK_COUNT; i++)
+        if (advice == advices[i])
+            new.give_back = i + 1;
 #endif
     if (event)
         *event = new;
     else if (calls.update(&tid, &new))
-        lost.atomic_increment(0);
+        count_lost();
     return 0;
 }
 
-static __always_inline int leave(void *ctx, long ret)
+/* Return the traced call that this thread is in, or 0. */
+static __always_inline struct event *current_call(void)
 {
     u32 tid = bpf_get_current_pid_tgid();
     struct event *event = calls.lookup(&tid);
 
-    if (!event || !event->ts)
+    return event && event->ts ? event : 0;
+}
+
+static __always_inline int leave(void *ctx, long ret)
+{
+    struct event *event = current_call();
+
+    if (!event)
         return 0;
     event->ns = bpf_ktime_get_ns() - event->ts;
     event->ret = ret;
@@ -282,7 +306,7 @@ static __always_inline void output(void *ctx, struct event *event)
 #else
     if (events.perf_submit(ctx, event, sizeof(*event)))
 #endif
-        lost.atomic_increment(0);
+        count_lost();
 }
 """
 
@@ -303,9 +327,6 @@ BPF_TABLE("percpu_hash", struct advice_slot, u64, latencies,
           SHOW_HISTOGRAM ? 10240 : 1);
 BPF_HISTOGRAM(histogram, struct advice_slot, SHOW_HISTOGRAM ? 10240 : 1);
 
-static __always_inline void give_back(struct event *event);
-
-/* Atomic: another thread can preempt the program, and run it on this CPU. */
 static __always_inline void add(struct event *event)
 {
     struct process_advice key = {event->pid, event->advice};
@@ -317,7 +338,7 @@ static __always_inline void add(struct event *event)
         sum = sums.lookup_or_try_init(&key, &empty);
     }
     if (!sum) {
-        lost.atomic_increment(0);
+        count_lost();
         return;
     }
     __sync_fetch_and_add(&sum->ns, event->ns);
@@ -346,9 +367,9 @@ static __always_inline void output(void *ctx, struct event *event)
         if (count)
             __sync_fetch_and_add(count, 1);
         else
-            lost.atomic_increment(0);
+            count_lost();
     }
-#ifdef GIVE_BACK
+#ifdef PAGE_BITS
     if (event->ret == 0 && event->pidfd == ANY)
         give_back(event);
 #endif
@@ -358,20 +379,18 @@ static __always_inline void output(void *ctx, struct event *event)
 lock_text = """
 RAW_TRACEPOINT_PROBE(mmap_lock_start_locking)
 {
-    u32 tid = bpf_get_current_pid_tgid();
-    struct event *event = calls.lookup(&tid);
+    struct event *event = current_call();
 
-    if (event && event->ts)
+    if (event)
         event->lock_ts = bpf_ktime_get_ns();
     return 0;
 }
 
 RAW_TRACEPOINT_PROBE(mmap_lock_acquire_returned)
 {
-    u32 tid = bpf_get_current_pid_tgid();
-    struct event *event = calls.lookup(&tid);
+    struct event *event = current_call();
 
-    if (event && event->ts && event->lock_ts) {
+    if (event && event->lock_ts) {
         event->lock_ns += bpf_ktime_get_ns() - event->lock_ts;
         event->lock_ts = 0;
     }
@@ -396,36 +415,37 @@ static __always_inline void set_bits(struct block *block, u64 index, u64 bits)
     if (given && index < GIVE_BACK_COUNT)
         __sync_fetch_and_or(&given->pages[index], bits);
     else
-        lost.atomic_increment(0);
+        count_lost();
 }
 
 static __always_inline void give_back(struct event *event)
 {
-    u64 first = event->addr >> PAGE_SHIFT, bits = ~0ULL << (first & 63);
-    u64 last = (event->addr + event->len - 1) >> PAGE_SHIFT;
+    u64 first = event->addr >> PAGE_BITS, bits = ~0ULL << (first & 63);
+    u64 last = (event->addr + event->len - 1) >> PAGE_BITS;
     struct block block = {event->pid, first / 64};
 
-    if (event->give_back >= GIVE_BACK_COUNT || !event->len)
+    if (!event->give_back || !event->len)
         return;
     /* 1024 whole blocks have 256 Mbytes of 4 Kbyte pages. */
     for (int i = 0; i < 1024 && block.number < last / 64; i++) {
-        set_bits(&block, event->give_back, bits);
+        set_bits(&block, event->give_back - 1, bits);
         bits = ~0ULL;
         block.number++;
     }
     if (block.number == last / 64)
-        set_bits(&block, event->give_back, bits & ~0ULL >> (63 - (last & 63)));
+        set_bits(&block, event->give_back - 1,
+                 bits & ~0ULL >> (63 - (last & 63)));
     else
-        lost.atomic_increment(0);
+        count_lost();
 }
 
 static __always_inline int page_fault(u64 address)
 {
-    u64 pid = bpf_get_current_pid_tgid() >> 32, page = address >> PAGE_SHIFT;
+    u64 pid = bpf_get_current_pid_tgid() >> 32, page = address >> PAGE_BITS;
     u64 bit = 1ULL << (page & 63);
     struct block block = {pid, page / 64};
     struct process_advice key = {.pid = pid, .advice = ANY};
-    s32 advices[] = {GIVE_BACK};
+    s32 advices[] = GIVE_BACK;
     struct given_back *given = 0;
     struct sum *sum;
 
@@ -482,16 +502,10 @@ def kernel_symbols():
 def program(probe):
     """Return the C text for a probe type."""
     symbols = kernel_symbols()
-    numbers = [advice_numbers[name] for name in GIVE_BACK]
     wanted = ["advice == %d" % number for number in args.advice]
     macros = {"ONLY_ADVICES": " || ".join(wanted) or 1}
     if args.refaults:
-        indices = ["advice == %d ? %d" % (number, index)
-                   for index, number in enumerate(numbers)]
-        macros["GIVE_BACK"] = ", ".join(map(str, numbers))
-        macros["GIVE_BACK_COUNT"] = len(numbers)
-        macros["GIVE_BACK_INDEX"] = " : ".join(indices + ["GIVE_BACK_COUNT"])
-        macros["PAGE_SHIFT"] = PAGE_BYTES.bit_length() - 1
+        macros["PAGE_BITS"] = PAGE_BYTES.bit_length() - 1
     if args.user_stack:
         macros["MAX_FRAMES"] = MAX_FRAMES
     if "__traceiter_page_fault_user\n" in symbols:
