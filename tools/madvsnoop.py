@@ -20,6 +20,7 @@ import ctypes
 import datetime
 import errno
 import functools
+import operator
 import os
 import re
 import select
@@ -491,10 +492,10 @@ int leave_%(name)s(struct pt_regs *ctx) { return leave(ctx, PT_REGS_RC(ctx)); }
 """}
 
 def kernel_symbols():
-    """Return the text of /proc/kallsyms, or exit if it has no symbols."""
-    with contextlib.suppress(OSError), open("/proc/kallsyms") as f:
+    """Return the bytes of /proc/kallsyms, or exit if it has no symbols."""
+    with contextlib.suppress(OSError), open("/proc/kallsyms", "rb") as f:
         symbols = f.read()
-        if "sys_madvise\n" in symbols:
+        if b"sys_madvise\n" in symbols:
             return symbols
     die("/proc/kallsyms is empty or can't be read: run it on the host, or in "
         "a container with --privileged")
@@ -508,11 +509,11 @@ def program(probe):
         macros["PAGE_BITS"] = PAGE_BYTES.bit_length() - 1
     if args.user_stack:
         macros["MAX_FRAMES"] = MAX_FRAMES
-    if "__traceiter_page_fault_user\n" in symbols:
+    if b"__traceiter_page_fault_user\n" in symbols:
         macros["HAS_PAGE_FAULT_USER"] = 1
-    if "bpf_task_pt_regs\n" in symbols:
+    if b"bpf_task_pt_regs\n" in symbols:
         macros["HAS_TASK_REGS"] = 1
-    if "bpf_ringbuf_output\n" in symbols:
+    if b"bpf_ringbuf_output\n" in symbols:
         macros["RING_PAGES"] = RING_BYTES // PAGE_BYTES
     text = ["#define %s %s\n" % macro for macro in macros.items()]
     text += [filter_text % vars(args), filter_by_containers(args), bpf_text]
@@ -525,7 +526,7 @@ def program(probe):
     if probe == "fentry":
         prefix = BPF.get_syscall_prefix(BPF).decode()
     for name in SYSCALLS:
-        if "sys_%s\n" % name in symbols:
+        if b"sys_%s\n" % name.encode() in symbols:
             text.append(probe_text[probe] % {
                 "name": name, "function": prefix + name,
                 "args": SYSCALLS[name]})
@@ -545,7 +546,7 @@ def silenced(silent):
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
 
-def load(probe, text):
+def load(probe):
     """Return a BPF object, attached. Exception if the kernel refuses it."""
     if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, None):
         raise Exception("not supported by this kernel")
@@ -553,6 +554,7 @@ def load(probe, text):
             "syscalls", "sys_enter_madvise"):
         raise Exception("not found, try: mount -t tracefs tracefs /sys/kernel/"
                 "tracing; mount -t debugfs debugfs /sys/kernel/debug")
+    text = program(probe)
     bpf = BPF(text=text, cflags=["-w"])     # attaches all but the following
     for name in re.findall(r"int leave_(\w+)", text):
         function = bpf.get_syscall_fnname(name.encode())
@@ -585,10 +587,9 @@ def attach():
     probes = PROBES if args.probe == "auto" else [args.probe]
     refusals = []
     for probe in probes:
-        text = program(probe)
         try:
             with silenced(probe != probes[-1]):
-                bpf = load(probe, text)
+                bpf = load(probe)
         except Exception as e:      # BCC raises no other class
             refusals.append("no %s: %s" % (probe, e))
             continue
@@ -705,19 +706,18 @@ class Row:
     calls = failed = bytes = ns = lock_ns = refaults = max_ns = error = 0
 
 
-decimals = 3 if args.csv else 1
 pid_form = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read().strip())
 all_columns = [     # title, format, whether it is shown, value of an event
     ("TIME", "%-8s", args.timestamp, clock),
-    ("PID", pid_form, True, lambda e: e.pid),
+    ("PID", pid_form, True, operator.attrgetter("pid")),
     ("TID", pid_form, args.verbose, lambda e: e.tid),
     ("COMM", "%-15s", True, lambda e: printable(e.comm)),
-    ("ADVICE", "%-13s", True, lambda e: ADVICES.get(e.advice, e.advice)),
+    ("ADVICE", "%-10s" if args.lock else "%-13s", True, lambda e:
+     ADVICES.get(e.advice, e.advice)),
     ("ADDR", "%-12s", True, lambda e: "%x" % e.addr),
     ("LEN", "%5s", True, lambda e: size(e.len)),
-    ("LAT(us)", "%7s", True, lambda e: "%.*f" % (decimals, e.ns / 1e3)),
-    ("LOCK(us)", "%8s", args.lock, lambda e:
-     "%.*f" % (decimals, e.lock_ns / 1e3)),
+    ("LAT(us)", "%7.1f", True, lambda e: e.ns / 1e3),
+    ("LOCK(us)", "%8.1f", args.lock, lambda e: e.lock_ns / 1e3),
     ("RET", "%-6s", True, result),
     ("TPID", pid_form if args.mapping else "%s", True, lambda e:
      "-" if e.pidfd == ANY else target(e) or "?"),
@@ -743,9 +743,9 @@ if args.summary:    # the value of a Row; print_table() completes the format
         ("REFAULTS", "%", args.refaults, lambda row: row.refaults)]
 columns = [(title, form, value)
            for title, form, shown, value in all_columns if shown]
-titles = [title for title, _, _ in columns]
+titles, forms, values = zip(*columns)
 # A stack begins with a line end.
-line = " ".join(form for _, form, _ in columns).replace(" \b", "") + "\n"
+line = " ".join(forms).replace(" \b", "") + "\n"
 
 def write(rows, line):
     """Write rows to stdout, as CSV or, formatted as a line each, as text."""
@@ -762,12 +762,10 @@ def write(rows, line):
 def print_events():
     pidfd_target.cache_clear()
     memory_map.cache_clear()
-    rows = []
-    for fields in event_struct.iter_unpack(b"".join(batch)):
-        event = Event._make(fields)
-        if args.name in event.comm:
-            rows.append([value(event) for _, _, value in columns])
-    write(rows, line)
+    events = map(Event._make, event_struct.iter_unpack(b"".join(batch)))
+    if args.name:
+        events = [event for event in events if args.name in event.comm]
+    write(([value(event) for value in values] for event in events), line)
 
 def process_name(pid):
     """Return the command name of a process, or None if it has ended."""
@@ -810,15 +808,15 @@ def print_table():
     rows = []
     for row in sorted(table.values(), key=lambda row: -row.ns):
         if (row.calls or row.refaults) and args.name in row.comm:
-            rows.append([value(row) for _, _, value in columns])
+            rows.append([value(row) for value in values])
     table.clear()
     if not args.csv:
         rows.insert(0, titles)
-    forms = []
-    for (_, form, _), cells in zip(columns, zip(*rows)):
+    sized = []
+    for form, cells in zip(forms, zip(*rows)):
         width = max(len(str(cell)) for cell in cells)
-        forms.append("%s%ds" % (form, width))
-    write(rows, " ".join(forms) + "\n")
+        sized.append("%s%ds" % (form, width))
+    write(rows, " ".join(sized) + "\n")
 
 def print_histograms(bpf):
     """Print the latencies since the last time, by advice."""
@@ -890,7 +888,7 @@ def trace(bpf):
     if aggregate and not args.csv:
         print("Tracing madvise calls... Hit Ctrl-C to end.", flush=True)
     else:
-        write([titles], line)
+        write([titles], line.replace(".1f", "s"))
     while not done:
         wait = 0 if len(batch) >= BATCH else min(0.05, due - now, end - now)
         reader_left = stdout.poll(1000 * max(0, wait))
@@ -914,8 +912,8 @@ def trace(bpf):
 
 def check_system():
     """Exit, or warn, if something is missing that an option requires."""
-    symbol = "__traceiter_mmap_lock_start_locking\n"
-    if args.lock and symbol not in kernel_symbols():
+    symbols = kernel_symbols()
+    if args.lock and b"__traceiter_mmap_lock_start_locking\n" not in symbols:
         die("-L requires the tracepoints of mmap_lock: Linux 5.11")
     if (args.mapping or args.user_stack) and not in_host_pids:
         die("-M and -U require the host's PID namespace; in a container: "
@@ -934,6 +932,7 @@ def main():
         print(program("tracepoint" if args.probe == "auto" else args.probe))
         return
     check_system()
+    sys.stdout = open(1, "w", 1 << 20, errors="replace")
     bpf = attach()
     for signum in signal.SIGINT, signal.SIGTERM:
         signal.signal(signum, stop)

@@ -56,7 +56,8 @@ def test_xdp_link_count(network):
 @pytest.mark.parametrize("options, rows", [
     ("", [r"SIGKILL +\d+ +sleep +0\n", r"SIGTERM +\d+ +- +ESRCH\n",
           r"SIGUSR1 +\d+ +sleep +ignored\n", " 0 +kernel +SIGSEGV "]),
-    ("madvsnoop -S", [r"FREE +5 +0 +- +640K ", r"DONTNEED +9 +2 +E\w+ +448K "]),
+    ("madvsnoop -S", [
+        r"FREE +5 +0 +- +640K ", r"DONTNEED +9 +2 +E\w+ +448K "]),
     ("countp", [
         r"TCP +\d+ +2[34]\d{6} ", r"drop +[12]\d{3} ", r"tx +[12]\d "]),
     ("protostats -S", [
