@@ -3,18 +3,21 @@
 # madvsnoop  Trace madvise(2), process_madvise(2): advice, result, latency.
 #            For Linux, uses BCC, eBPF. Embedded C.
 #
-# USAGE: madvsnoop [-h] [-p PID] [-a LIST] [-S] [...] [interval] [count]
+# USAGE: madvsnoop [-h] [-p PID] [-a LIST] [-L] [-S] [-R] [...]
+#                  [interval] [count]
 #
 # Copyright (c) 2026 The madvsnoop authors.
 # Licensed under the Apache License, Version 2.0 (the "License")
 #
-# 26-Nov-2026   The madvsnoop authors   Created this.
+# 28-Nov-2026   The madvsnoop authors   Created this.
 
 import argparse
 import bisect
+import collections
 import contextlib
 import csv
 import ctypes
+import datetime
 import errno
 import functools
 import operator
@@ -28,127 +31,175 @@ import time
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)    # no traceback while starting
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-prog = os.path.basename(sys.argv[0])
-warn = functools.partial(print, prog + ":", file=sys.stderr, flush=True)
 try:
-    from bcc import BPF
+    from bcc import BPF, PerfSWConfig, PerfType
     from bcc.containers import filter_by_containers
     from bcc.libbcc import lib
+    supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
 except (ImportError, OSError, AttributeError) as e:
-    sys.exit("%s: needs BCC's Python module (%s): install python3-bpfcc "
-             "(Debian, Ubuntu), python3-bcc (Fedora), python-bcc (Arch)"
-             % (prog, e))
+    BPF, no_bcc = None, e
 
-BATCH = 10000       # events that are printed at once
+prog = os.path.basename(sys.argv[0])
+if prog == "-":
+    prog = "madvsnoop"          # read from standard input
+
 # The arguments of enter(), by those of the call.
-syscalls = {"madvise": "ARG(1), ARG(2), ARG(3), ANY",
+SYSCALLS = {"madvise": "ARG(1), ARG(2), ARG(3), ANY",
             "process_madvise": "ARG(2), ARG(3), ARG(4), ARG(1)"}
-ANY = -2**31    # no filter, or no pidfd
-
-advices = dict(enumerate(       # asm-generic/mman-common.h, Linux 7.0
+PROBES = ["fentry", "tracepoint", "kprobe"]
+ANY = -2**31            # no filter, or no pidfd
+NEVER = float("inf")
+BATCH = 10000           # events that are printed at once
+LAST_BATCH = 1 << 19    # at the end: all that the buffer can hold
+RING_BYTES = 32 << 20
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MAX_FRAMES = 32
+PIDFD_SELF = -10000, -10001, -20000             # linux/fcntl.h, Linux 6.14
+BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_TRACING = 2, 26             # linux/bpf.h
+HOST_PID_INODE = 0xeffffffc     # PROC_PID_INIT_INO: the host's PID namespace
+# Functions that call madvise() without a frame: in glibc and musl.
+FRAMELESS = r"((__)?madvise|process_madvise|syscall)\+.* \[(libc|ld-musl)"
+ADVICES = dict(enumerate((      # asm-generic/mman-common.h, Linux 7.0
     "NORMAL RANDOM SEQUENTIAL WILLNEED DONTNEED 5 6 7 FREE REMOVE DONTFORK "
     "DOFORK MERGEABLE UNMERGEABLE HUGEPAGE NOHUGEPAGE DONTDUMP DODUMP "
     "WIPEONFORK KEEPONFORK COLD PAGEOUT POPULATE_READ POPULATE_WRITE "
-    "DONTNEED_LOCKED COLLAPSE".split()))
-advices.update(enumerate(
-    "HWPOISON SOFT_OFFLINE GUARD_INSTALL GUARD_REMOVE".split(), 100))
+    "DONTNEED_LOCKED COLLAPSE").split()))
+ADVICES.update({100: "HWPOISON", 101: "SOFT_OFFLINE", 102: "GUARD_INSTALL",
+                103: "GUARD_REMOVE"})
+advice_numbers = {name: number for number, name in ADVICES.items()}
 
-examples = """examples:
-    ./madvsnoop              # trace all calls
-    ./madvsnoop -a FREE,25   # only these kinds of advice
-    ./madvsnoop -m 1000      # only calls that took 1 ms or longer
-    ./madvsnoop -MU -n redis # show the mapping, and the caller's stack
-    ./madvsnoop -S           # summarize by process and advice until Ctrl-C
-    ./madvsnoop -SH 1 10     # and histograms, every second, 10 times
-"""
+def warn(message):
+    print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
+
+def die(message):
+    warn(message)
+    sys.exit(1)
 
 def advice_list(text):
     """Return the numbers of a list such as DONTNEED,FREE,25."""
-    numbers = {name: number for number, name in advices.items()}
-    names = text.upper().replace("MADV_", "").replace(" ", "").split(",")
-    return [range(ANY, -ANY).index(int(numbers.get(name, name))) + ANY
-            for name in names]      # in an int, or ValueError
+    numbers = []
+    for name in text.upper().replace("MADV_", "").replace(" ", "").split(","):
+        numbers.append(int(advice_numbers.get(name, name)))
+        if abs(numbers[-1]) >= 2**31:
+            raise argparse.ArgumentTypeError("no such advice in " + text)
+    return numbers
+
+def positive(text):
+    """Return a positive number, of seconds or microseconds."""
+    if not 0 < float(text) < 1e9:
+        raise argparse.ArgumentTypeError("not a positive number below 1e9")
+    return float(text)
+
+def pinned_map(path):
+    """Return the path of a pinned map, which goes into the C text."""
+    plain = re.fullmatch("/[A-Za-z0-9_./:@+-]+", path)
+    if not plain or not os.path.exists(path):
+        raise argparse.ArgumentTypeError("not the plain path of a pinned map")
+    return path
 
 
+examples = """examples:
+    ./madvsnoop              # trace all calls
+    ./madvsnoop -Lm 1000     # calls of 1 ms or longer: waiting for a lock?
+    ./madvsnoop -MU -n redis # show the mapping, and the caller's stack
+    ./madvsnoop -a FREE,25   # only these kinds of advice
+    ./madvsnoop -S           # summarize by process and advice until Ctrl-C
+    ./madvsnoop -SR 1        # each second: what is returned, what comes back
+    ./madvsnoop -SH 1 10     # and histograms, every second, 10 times
+"""
 parser = argparse.ArgumentParser(
-    description="Trace madvise(2) and process_madvise(2)",
+    prog=prog, description="Trace madvise(2) and process_madvise(2)",
     formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples)
-option = parser.add_argument
-flag = functools.partial(option, action="store_true")
-flag("-T", "--timestamp", help="show the time of calls and summaries")
-option("-p", "--pid", type=int, default=ANY, help="trace only this process")
-option("-t", "--tid", type=int, default=ANY, help="trace only this thread")
-option("-n", "--name", type=os.fsencode, default=b"",
-    help="trace only command names that contain this")
-option("-a", "--advice", type=advice_list, default=[], metavar="LIST",
-    help="trace only this advice: names or numbers, as DONTNEED,FREE,25")
-flag("-x", "--failed", help="show only calls that failed")
-option("-m", "--min-us", type=float, help="minimum latency")
-option("-d", "--duration", type=float, help="seconds to trace")
-flag("-M", "--mapping", help="show what is mapped at ADDR: file, [heap], anon")
-flag("-U", "--user-stack", help="show the caller's user-space stack")
-flag("-j", "--csv", help="print comma-separated values, in full")
-flag("-v", "--verbose", help="show thread IDs and the probe type")
-flag("-S", "--summary", help="summarize by process and advice")
-flag("-H", "--histogram", help="show a latency histogram for each advice")
-option("--cgroupmap", help="trace cgroups in this BPF map only")
-option("--mntnsmap", help="trace mount namespaces in this BPF map only")
-option("--probe", choices=("auto", "fentry", "tracepoint", "kprobe"),
-    default="auto", help="probe type to use (default: the first that works)")
-flag("--ebpf", help=argparse.SUPPRESS)
-option("interval", type=float, nargs="?",
+parser.add_argument("-T", "--timestamp", action="store_true",
+    help="show the time of calls and summaries")
+parser.add_argument("-p", "--pid", type=int, default=ANY,
+    help="trace only this process")
+parser.add_argument("-n", "--name", type=os.fsencode, default=b"",
+    help="show only command names that contain this")
+parser.add_argument("-a", "--advice", type=advice_list, default=[],
+    metavar="LIST", help="trace only this: names or numbers, DONTNEED,FREE,25")
+parser.add_argument("-x", "--failed", action="store_true",
+    help="show only calls that failed")
+parser.add_argument("-m", "--min-us", type=positive, default=0,
+    help="show only calls that took this many microseconds")
+parser.add_argument("-d", "--duration", type=positive, default=NEVER,
+    help="end after this many seconds")
+parser.add_argument("-L", "--lock", action="store_true",
+    help="show how long calls waited for mmap_lock (Linux 5.11)")
+parser.add_argument("-M", "--mapping", action="store_true",
+    help="show what is mapped at ADDR: file, [heap], anon")
+parser.add_argument("-U", "--user-stack", action="store_true",
+    help="show the caller's user-space stack")
+parser.add_argument("-j", "--csv", action="store_true",
+    help="print comma-separated values, in full")
+parser.add_argument("-v", "--verbose", action="store_true",
+    help="show thread IDs and the probe type")
+parser.add_argument("-S", "--summary", action="store_true",
+    help="summarize by process and advice")
+parser.add_argument("-R", "--refaults", action="store_true",
+    help="with -S, count faults on pages given back (Linux 5.12)")
+parser.add_argument("-H", "--histogram", action="store_true",
+    help="show a latency histogram for each advice")
+parser.add_argument("--cgroupmap", type=pinned_map,
+    help="trace cgroups in this BPF map only")
+parser.add_argument("--mntnsmap", type=pinned_map,
+    help="trace mount namespaces in this BPF map only")
+parser.add_argument("--probe", choices=["auto"] + PROBES, default="auto",
+    help="probe type to use (default: the first that works)")
+parser.add_argument("--ebpf", action="store_true", help=argparse.SUPPRESS)
+parser.add_argument("interval", type=positive, nargs="?", default=NEVER,
     help="seconds between two summaries, with -S or -H")
-option("count", type=int, nargs="?", help="number of summaries")
-args = parser.parse_args()
+parser.add_argument("count", type=int, nargs="?",
+    help="number of summaries")
+if hasattr(parser, "parse_intermixed_args"):
+    args = parser.parse_intermixed_args()
+else:
+    args = parser.parse_args()          # Python 3.6
+
 aggregate = args.summary or args.histogram
-if aggregate and (args.mapping or args.user_stack) or (
-        args.histogram and args.csv):
-    parser.error("-S and -H do not go with -M and -U, nor -H with -j")
-if args.interval is not None and not aggregate:
-    parser.error("an interval requires -S or -H")
 if len(args.name) > 15:
     parser.error("-n: the kernel keeps 15 bytes of a command name")
-for number in args.min_us, args.duration, args.interval, args.count:
-    if number is not None and not 0 < number < 1e9:
-        parser.error("%s is not a positive number below 1e9" % number)
-for path in args.cgroupmap, args.mntnsmap:
-    if path is not None and not (os.path.exists(path) and re.fullmatch(
-            "/[A-Za-z0-9_./:@+-]+", path)):     # it goes into the C text
-        parser.error("%s is not the plain path of a pinned map" % path)
+if args.count is not None and not 0 < args.count < 1e9:
+    parser.error("count: not a positive number below 1e9")
+if aggregate and (args.mapping or args.user_stack):
+    parser.error("-S and -H do not go with -M and -U")
+if args.histogram and (args.csv or args.name):
+    parser.error("-H does not go with -j and -n")
+if args.refaults and not args.summary:
+    parser.error("-R requires -S")
+if args.interval != NEVER and not aggregate:
+    parser.error("an interval requires -S or -H")
 
-event_struct = struct.Struct("=QQQQQIIiiii16s")
-pid_format = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read().strip())
-columns = [
-    ("TIME", "%-8s", args.timestamp), ("PID", pid_format, True),
-    ("TID", pid_format, args.verbose), ("COMM", "%-15s", True),
-    ("ADVICE", "%-13s", True), ("ADDR", "%-12s", True), ("LEN", "%5s", True),
-    ("LAT(us)", "%7s", True), ("RET", "%-6s", True),
-    ("TPID", pid_format if args.mapping else "%s", True),
-    ("MAPPING", "%s", args.mapping),
-    ("STACK" if args.csv else "", "\b%s", args.user_stack)]
-if args.summary:
-    columns = [("TIME", "", args.timestamp and args.csv)] + list(zip(
-        "PID COMM ADVICE CALLS FAILED LEN AVG(us) MAX-EVER TOTAL(ms)".split(),
-        (pid_format + " %-15s %-8s %7s %6s %5s %7s %8s %9s").split(),
-        [True] * 9))
-line = " ".join(form for _, form, shown in columns if shown) + "\n"
-line = line.replace(" \b", "")      # a stack begins with a line end
-shown_values = operator.itemgetter(
-    *[i for i, (_, _, shown) in enumerate(columns) if shown])
-titles = shown_values([title for title, _, _ in columns])
-batch, stopped, lost_by_perf, sums_shown = [], [], [], {}
-
+filter_text = """
+#define ANY (-2147483647 - 1)
+#define ONLY_PID (%(pid)d)
+#define ONLY_FAILED %(failed)d
+#define MIN_US %(min_us)f
+#define SHOW_SUMMARY %(summary)d
+#define SHOW_HISTOGRAM %(histogram)d
+"""
 bpf_text = """
 #include <uapi/linux/ptrace.h>
+#include <uapi/linux/bpf_perf_event.h>
 
 struct event {
     u64 ts, ns;         /* ts in ns, 0 outside a traced call */
+    u64 lock_ts, lock_ns;       /* lock_ts: 0 if it waits for no lock */
     u64 addr, len, caller;
     u32 pid, tid;
-    s32 advice, ret, pidfd, stack;      /* pidfd is ANY for madvise */
+    s32 advice, ret, pidfd, stack_bytes;        /* pidfd: ANY for madvise */
     u8 comm[16];
+#ifdef MAX_FRAMES
+    u64 stack[MAX_FRAMES];
+#endif
+#ifdef PAGE_BITS
+    u64 give_back;      /* 1 + index of the advice in GIVE_BACK, or 0 */
+#endif
 };
-
+/* FREE, PAGEOUT, REMOVE, DONTNEED_LOCKED, DONTNEED give pages back: the last
+   explains a page fault better than the first. */
+#define GIVE_BACK {8, 21, 9, 24, 4}
+#define GIVE_BACK_COUNT 5
 /* By thread. Entries stay: deleting would cost 200 ns. CPUs take 128 each. */
 BPF_TABLE("lru_hash", u32, struct event, calls, 65536);
 BPF_PERCPU_ARRAY(lost, u64, 1);
@@ -164,6 +215,7 @@ static __always_inline void count_lost(void)
 }
 
 static __always_inline void output(void *ctx, struct event *event);
+static __always_inline void give_back(struct event *event);
 
 static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
 {
@@ -175,13 +227,19 @@ static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
         event->ts = 0;
         count_lost();
     }
-    if ((ONLY_PID != ANY && pid != ONLY_PID) ||
-        (ONLY_TID != ANY && tid != ONLY_TID) ||
-        !(ONLY_ADVICES) || container_should_be_filtered())
+    if ((ONLY_PID != ANY && pid != ONLY_PID) || !(ONLY_ADVICES) ||
+        container_should_be_filtered())
         return 0;
     struct event new = {
         .ts = bpf_ktime_get_ns(), .addr = addr, .len = len, .pid = pid,
         .tid = tid, .advice = advice, .pidfd = pidfd};
+#ifdef PAGE_BITS
+    s32 advices[] = GIVE_BACK;
+#pragma unroll
+    for (int i = 0; i < GIVE_BACK_COUNT; i++)
+        if (advice == advices[i])
+            new.give_back = i + 1;
+#endif
     if (event)
         *event = new;
     else if (calls.update(&tid, &new))
@@ -189,12 +247,20 @@ static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
     return 0;
 }
 
-static __always_inline int leave(void *ctx, long ret)
+/* Return the traced call that this thread is in, or 0. */
+static __always_inline struct event *current_call(void)
 {
     u32 tid = bpf_get_current_pid_tgid();
     struct event *event = calls.lookup(&tid);
 
-    if (!event || !event->ts)
+    return event && event->ts ? event : 0;
+}
+
+static __always_inline int leave(void *ctx, long ret)
+{
+    struct event *event = current_call();
+
+    if (!event)
         return 0;
     event->ns = bpf_ktime_get_ns() - event->ts;
     event->ret = ret;
@@ -202,36 +268,40 @@ static __always_inline int leave(void *ctx, long ret)
         bpf_probe_read_user(&event->addr, 16, (void *)event->addr);
     if (event->pidfd != ANY && ret >= 0)
         event->len = ret;
-    if (event->ns >= MIN_NS && (ret < 0 || !ONLY_FAILED) && (ONLY_NAMES))
+    if (event->ns >= (u64)(MIN_US * 1000) && (ret < 0 || !ONLY_FAILED))
         output(ctx, event);
     event->ts = 0;
     return 0;
 }
 """
 
-output_text = {"rows": """
+rows_text = """
 #ifdef RING_PAGES
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #else
 BPF_PERF_OUTPUT(events);
 #endif
-BPF_STACK_TRACE(stacks, USER_STACK ? 16384 : 1);
-static void *(*get_task)(void) = (void *)158;   /* named since BCC 0.22 */
+#ifdef HAS_TASK_REGS    /* Linux 5.15; BCC 0.18 has no names for them */
+static void *(*get_task)(void) = (void *)158;
 static struct pt_regs *(*get_task_regs)(void *task) = (void *)175;
+#endif
 
 static __always_inline void output(void *ctx, struct event *event)
 {
     bpf_get_current_comm(event->comm, sizeof(event->comm));
-    event->stack = USER_STACK ? stacks.get_stackid(ctx, BPF_F_USER_STACK) : 0;
+#ifdef MAX_FRAMES
+    event->stack_bytes = bpf_get_stack(ctx, event->stack, sizeof(event->stack),
+                                       BPF_F_USER_STACK);
+#ifdef HAS_TASK_REGS
     /* A walk misses the caller of a frameless function: glibc's madvise(). */
-    if (USER_STACK && TASK_REGS) {
-        bpf_probe_read_kernel(&event->caller, sizeof(event->caller),
-                              &PT_REGS_RET(get_task_regs(get_task())));
+    bpf_probe_read_kernel(&event->caller, sizeof(event->caller),
+                          &PT_REGS_RET(get_task_regs(get_task())));
 #ifdef bpf_target_x86
-        bpf_probe_read_user(&event->caller, sizeof(event->caller),
-                            (void *)event->caller);
+    bpf_probe_read_user(&event->caller, sizeof(event->caller),
+                        (void *)event->caller);
 #endif
-    }
+#endif
+#endif
 #ifdef RING_PAGES
     if (events.ringbuf_output(event, sizeof(*event), BPF_RB_NO_WAKEUP))
 #else
@@ -239,23 +309,30 @@ static __always_inline void output(void *ctx, struct event *event)
 #endif
         count_lost();
 }
-""", "sums": """
-struct sum_key {
-    s32 advice, number; /* -PID, or the slot of a histogram */
-};
+"""
+
+sums_text = """
+struct process_advice { u32 pid; s32 advice; };
 struct sum {
-    u64 calls, ns, failed, bytes, max_ns;
+    u64 calls, failed, bytes, ns, lock_ns, refaults;
+    u64 max_ns, error_ts;
+    s64 error;          /* the latest, at error_ts */
     u8 comm[16];
 };
+/* User space deletes the entries of processes that have ended. Those of others
+   stay: it takes what was added since the last reading. */
+BPF_TABLE("percpu_hash", struct process_advice, struct sum, sums, 10240);
 
-/* Never cleared: user space prints what was added since the last table. */
-BPF_TABLE("percpu_hash", struct sum_key, struct sum, sums, 10240);
-BPF_HISTOGRAM(printed, struct sum_key, HISTOGRAM ? 10240 : 1);  /* for -H */
+struct advice_slot { s32 advice, slot; };
+BPF_TABLE("percpu_hash", struct advice_slot, u64, latencies,
+          SHOW_HISTOGRAM ? 10240 : 1);
+BPF_HISTOGRAM(histogram, struct advice_slot, SHOW_HISTOGRAM ? 10240 : 1);
 
-static __always_inline void add(struct event *event, s32 number)
+static __always_inline void add(struct event *event)
 {
-    struct sum_key key = {event->advice, number};
+    struct process_advice key = {event->pid, event->advice};
     struct sum *sum = sums.lookup(&key);
+
     if (!sum) {
         struct sum empty = {};
         bpf_get_current_comm(empty.comm, sizeof(empty.comm));
@@ -266,26 +343,141 @@ static __always_inline void add(struct event *event, s32 number)
         return;
     }
     __sync_fetch_and_add(&sum->ns, event->ns);
-    __sync_fetch_and_add(event->ret < 0 ? &sum->failed : &sum->bytes,
-                         event->ret < 0 ? 1 : event->len);
-    __sync_fetch_and_add(&sum->calls, 1);   /* last: a new call is printed */
+    if (event->lock_ns)
+        __sync_fetch_and_add(&sum->lock_ns, event->lock_ns);
+    if (event->ret < 0) {
+        __sync_fetch_and_add(&sum->failed, 1);
+        sum->error = -event->ret;
+        sum->error_ts = event->ts + event->ns;
+    } else {
+        __sync_fetch_and_add(&sum->bytes, event->len);
+    }
     if (event->ns > sum->max_ns)            /* may be lost when preempted */
         sum->max_ns = event->ns;
+    __sync_fetch_and_add(&sum->calls, 1);   /* last: a new call is printed */
 }
 
 static __always_inline void output(void *ctx, struct event *event)
 {
-    if (SUMMARY)
-        add(event, -event->pid);
-    if (HISTOGRAM)
-        add(event, bpf_log2l(event->ns));
+    if (SHOW_SUMMARY)
+        add(event);
+    if (SHOW_HISTOGRAM) {
+        struct advice_slot key = {event->advice, bpf_log2l(event->ns)};
+        u64 zero = 0, *count = latencies.lookup_or_try_init(&key, &zero);
+
+        if (count)
+            __sync_fetch_and_add(count, 1);
+        else
+            count_lost();
+    }
+#ifdef PAGE_BITS
+    if (event->ret == 0 && event->pidfd == ANY)
+        give_back(event);
+#endif
 }
-"""}
+"""
+
+lock_text = """
+RAW_TRACEPOINT_PROBE(mmap_lock_start_locking)
+{
+    struct event *event = current_call();
+
+    if (event)
+        event->lock_ts = bpf_ktime_get_ns();
+    return 0;
+}
+
+RAW_TRACEPOINT_PROBE(mmap_lock_acquire_returned)
+{
+    struct event *event = current_call();
+
+    if (event && event->lock_ts) {
+        event->lock_ns += bpf_ktime_get_ns() - event->lock_ts;
+        event->lock_ts = 0;
+    }
+    return 0;
+}
+"""
+
+refaults_text = """
+#if __clang_major__ < 12
+#error "-R requires LLVM 12"
+#endif
+struct block { u64 pid, number; };      /* 64 pages */
+/* A bit for each page that was given back, by the index of the advice. */
+struct given_back { u64 pages[GIVE_BACK_COUNT]; };
+BPF_HASH(blocks, struct block, struct given_back, 65536);
+
+static __always_inline void set_bits(struct block *block, u64 index, u64 bits)
+{
+    struct given_back empty = {}, *given;
+
+    given = blocks.lookup_or_try_init(block, &empty);
+    if (given && index < GIVE_BACK_COUNT)
+        __sync_fetch_and_or(&given->pages[index], bits);
+    else
+        count_lost();
+}
+
+static __always_inline void give_back(struct event *event)
+{
+    u64 first = event->addr >> PAGE_BITS, bits = ~0ULL << (first & 63);
+    u64 last = (event->addr + event->len - 1) >> PAGE_BITS;
+    struct block block = {event->pid, first / 64};
+
+    if (!event->give_back || !event->len)
+        return;
+    /* 1024 whole blocks have 256 Mbytes of 4 Kbyte pages. */
+    for (int i = 0; i < 1024 && block.number < last / 64; i++) {
+        set_bits(&block, event->give_back - 1, bits);
+        bits = ~0ULL;
+        block.number++;
+    }
+    if (block.number == last / 64)
+        set_bits(&block, event->give_back - 1,
+                 bits & ~0ULL >> (63 - (last & 63)));
+    else
+        count_lost();
+}
+
+static __always_inline int page_fault(u64 address)
+{
+    u64 pid = bpf_get_current_pid_tgid() >> 32, page = address >> PAGE_BITS;
+    u64 bit = 1ULL << (page & 63);
+    struct block block = {pid, page / 64};
+    struct process_advice key = {.pid = pid, .advice = ANY};
+    s32 advices[] = GIVE_BACK;
+    struct given_back *given = 0;
+    struct sum *sum;
+
+    if (ONLY_PID == ANY || pid == ONLY_PID)
+        given = blocks.lookup(&block);
+    if (!given)
+        return 0;
+#pragma unroll
+    for (int i = 0; i < GIVE_BACK_COUNT; i++)
+        if ((given->pages[i] & bit) &&
+            (__sync_fetch_and_and(&given->pages[i], ~bit) & bit))
+            key.advice = advices[i];
+    sum = sums.lookup(&key);
+    if (sum)
+        __sync_fetch_and_add(&sum->refaults, 1);
+    return 0;
+}
+
+#ifdef HAS_PAGE_FAULT_USER      /* x86, RISC-V; costs half of a perf event */
+RAW_TRACEPOINT_PROBE(page_fault_user) { return page_fault(ctx->args[0]); }
+RAW_TRACEPOINT_PROBE(page_fault_kernel) { return page_fault(ctx->args[0]); }
+#else
+int on_page_fault(struct bpf_perf_event_data *ctx)
+{ return page_fault(ctx->addr); }
+#endif
+"""
 
 probe_text = {"fentry": """
 #define ARG(n) PT_REGS_PARM##n##_SYSCALL(regs)
-KFUNC_PROBE(%(fn)s, struct pt_regs *regs) { return enter(%(args)s); }
-KRETFUNC_PROBE(%(fn)s, struct pt_regs *regs, long ret)
+KFUNC_PROBE(%(function)s, struct pt_regs *regs) { return enter(%(args)s); }
+KRETFUNC_PROBE(%(function)s, struct pt_regs *regs, long ret)
 { return leave(ctx, ret); }
 """, "tracepoint": """
 #define ARG(n) ((u64 *)args)[n + 1]
@@ -294,87 +486,119 @@ TRACEPOINT_PROBE(syscalls, sys_exit_%(name)s)
 { return leave(args, args->ret); }
 """, "kprobe": """
 #define ARG(n) a##n
-int syscall__%(fn)s(struct pt_regs *ctx, u64 a1, u64 a2, u64 a3, u64 a4)
+int syscall__%(name)s(struct pt_regs *ctx, u64 a1, u64 a2, u64 a3, u64 a4)
 { return enter(%(args)s); }
-int leave_%(fn)s(struct pt_regs *ctx) { return leave(ctx, PT_REGS_RC(ctx)); }
+int leave_%(name)s(struct pt_regs *ctx) { return leave(ctx, PT_REGS_RC(ctx)); }
 """}
+
+def kernel_symbols():
+    """Return the bytes of /proc/kallsyms, or exit if it has no symbols."""
+    with contextlib.suppress(OSError), open("/proc/kallsyms", "rb") as f:
+        symbols = f.read()
+        if b"sys_madvise\n" in symbols:
+            return symbols
+    die("/proc/kallsyms is empty or can't be read: run it on the host, or in "
+        "a container with --privileged")
 
 def program(probe):
     """Return the C text for a probe type."""
-    symbols = open("/proc/kallsyms", "rb").read()
-    names = "({ bpf_get_current_comm(event->comm, 16); %s; })" % " || ".join(
-        " && ".join("event->comm[%d] == %d" % (start + i, byte)
-                    for i, byte in enumerate(args.name))
-        for start in range(16 - len(args.name)))
-    macros = {
-        "ANY": "(%d)" % ANY, "ONLY_PID": args.pid, "ONLY_TID": args.tid,
-        "ONLY_FAILED": int(args.failed), "SUMMARY": int(args.summary),
-        "ONLY_ADVICES": " || ".join(
-            "advice == %d" % n for n in args.advice) or 1,
-        "ONLY_NAMES": names if args.name else 1,
-        "MIN_NS": int((args.min_us or 0) * 1000),
-        "USER_STACK": int(args.user_stack), "HISTOGRAM": int(args.histogram),
-        "TASK_REGS": int(b" bpf_task_pt_regs\n" in symbols)}
-    if b" bpf_ringbuf_output\n" in symbols:
-        macros["RING_PAGES"] = (32 << 20) // os.sysconf("SC_PAGE_SIZE")
+    symbols = kernel_symbols()
+    wanted = ["advice == %d" % number for number in args.advice]
+    macros = {"ONLY_ADVICES": " || ".join(wanted) or 1}
+    if args.refaults:
+        macros["PAGE_BITS"] = PAGE_BYTES.bit_length() - 1
+    if args.user_stack:
+        macros["MAX_FRAMES"] = MAX_FRAMES
+    if b"__traceiter_page_fault_user\n" in symbols:
+        macros["HAS_PAGE_FAULT_USER"] = 1
+    if b"bpf_task_pt_regs\n" in symbols:
+        macros["HAS_TASK_REGS"] = 1
+    if b"bpf_ringbuf_output\n" in symbols:
+        macros["RING_PAGES"] = RING_BYTES // PAGE_BYTES
     text = ["#define %s %s\n" % macro for macro in macros.items()]
-    text += [filter_by_containers(args), bpf_text,
-             output_text["sums" if aggregate else "rows"]]
-    prefix = "" if probe == "tracepoint" else (     # takes 0.2 s
-        BPF.__new__(BPF).get_syscall_prefix().decode())
-    for name, arguments in syscalls.items():
+    text += [filter_text % vars(args), filter_by_containers(args), bpf_text]
+    text.append(sums_text if aggregate else rows_text)
+    if args.lock:
+        text.append(lock_text)
+    if args.refaults:
+        text.append(refaults_text)
+    prefix = ""
+    if probe == "fentry":
+        prefix = BPF.get_syscall_prefix(BPF).decode()
+    for name in SYSCALLS:
         if b"sys_%s\n" % name.encode() in symbols:
             text.append(probe_text[probe] % {
-                "name": name, "fn": prefix + name, "args": arguments})
+                "name": name, "function": prefix + name,
+                "args": SYSCALLS[name]})
     return "".join(text)
 
-def reason(error, log):
-    """Return the line that says why BCC failed. Exit without headers."""
-    if "kernel headers" in log:
-        sys.exit("%s: BCC needs kernel headers: install linux-headers-%s "
-                 "(Debian, Ubuntu), kernel-devel (Fedora) or linux-headers "
-                 "(Arch), or set BCC_KERNEL_SOURCE" % (prog, os.uname()[2]))
-    if "struct tracepoint__" in log:
-        return ("no tracepoints, try: mount -t tracefs tracefs /sys/"
-                "kernel/tracing; mount -t debugfs debugfs /sys/kernel/debug")
-    return (re.findall("bpf: .*|error: .*", log) + [str(error)])[0]
-
-def start():
-    """Return a BPF object, attached with the first probe type that works."""
-    supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
-    refusals = []
-    saved = [os.dup(1), os.dup(2)]
-    reader, writer = os.pipe2(os.O_NONBLOCK)    # 64 Kbytes: enough with -w
-    os.dup2(writer, 1)
-    os.dup2(writer, 2)
+@contextlib.contextmanager
+def silenced(silent):
+    """Discard what the block prints, also from C, if silent is true."""
+    saved = os.dup(1), os.dup(2)
+    if silent:
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        os.dup2(1, 2)
     try:
-        for probe in probe_text if args.probe == "auto" else [args.probe]:
-            try:
-                os.write(writer, b"\n")         # read() requires data
-                if probe == "fentry" and not supported(26, None):
-                    raise RuntimeError("not supported by this kernel")
-                text = program(probe)
-                bpf = BPF(text=text, cflags=["-w"])  # attaches all but kprobes
-                for name in re.findall(r"int leave_(\w+)", text):
-                    bpf.attach_kretprobe(event=name, fn_name="leave_" + name)
-                    bpf.attach_kprobe(event=name, fn_name="syscall__" + name)
-                break
-            except Exception as e:
-                ctypes.CDLL(None).fflush(None)
-                log = os.read(reader, 1 << 16).decode(errors="replace")
-                refusals.append("no %s: %s" % (probe, reason(e, log)))
-        else:
-            sys.exit(prog + ": can't trace madvise: " + "; ".join(refusals))
+        yield
     finally:
+        lib.fflush(None)
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
-        for fd in [reader, writer] + saved:
-            os.close(fd)
-    bpf["calls"].zero()     # in flight: the return may have been missed
-    bpf["lost"].clear()
-    if args.verbose:
-        sys.stderr.write("Tracing by %s.\n" % "; ".join([probe] + refusals))
+
+def load(probe):
+    """Return a BPF object, attached. Exception if the kernel refuses it."""
+    if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, None):
+        raise Exception("not supported by this kernel")
+    if probe == "tracepoint" and not BPF.tracepoint_exists(
+            "syscalls", "sys_enter_madvise"):
+        raise Exception("not found, try: mount -t tracefs tracefs /sys/kernel/"
+                "tracing; mount -t debugfs debugfs /sys/kernel/debug")
+    text = program(probe)
+    bpf = BPF(text=text, cflags=["-w"])     # attaches all but the following
+    for name in re.findall(r"int leave_(\w+)", text):
+        function = bpf.get_syscall_fnname(name.encode())
+        bpf.attach_kretprobe(event=function, fn_name="leave_" + name)
+        bpf.attach_kprobe(event=function, fn_name="syscall__" + name)
+    if args.refaults and "#define HAS_PAGE_FAULT_USER" not in text:
+        bpf.attach_perf_event(
+            ev_type=PerfType.SOFTWARE, ev_config=PerfSWConfig.PAGE_FAULTS,
+            fn_name="on_page_fault", sample_period=1)
     return bpf
+
+def remedy():
+    """Return what to do if every probe type was refused, or None."""
+    release = os.uname().release
+    headers = os.environ.get("BCC_KERNEL_SOURCE",
+                             "/lib/modules/%s/build" % release)
+    if not supported(BPF_PROG_TYPE_KPROBE, None):
+        return ("requires CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON; in a "
+                "container: --privileged")
+    if not os.path.exists(headers + "/include"):
+        return ("no kernel headers in %s: install linux-headers-%s (Debian, "
+                "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
+                "set BCC_KERNEL_SOURCE; in a container: -v /lib/modules:"
+                "/lib/modules -v /usr/src:/usr/src" % (headers, release))
+    if args.refaults:
+        return "-R requires Linux 5.12 and LLVM 12: try without it"
+
+def attach():
+    """Return a BPF object, attached by the first probe type that works."""
+    probes = PROBES if args.probe == "auto" else [args.probe]
+    refusals = []
+    for probe in probes:
+        try:
+            with silenced(probe != probes[-1]):
+                bpf = load(probe)
+        except Exception as e:      # BCC raises no other class
+            refusals.append("no %s: %s" % (probe, e))
+            continue
+        if args.verbose:
+            warn("; ".join(["tracing by " + probe] + refusals))
+        bpf["calls"].zero()     # in flight: the return may have been missed
+        bpf["lost"].clear()
+        return bpf
+    die("can't trace madvise: " + (remedy() or "; ".join(refusals)))
 
 @functools.lru_cache(maxsize=4096)
 def printable(name):
@@ -383,8 +607,14 @@ def printable(name):
     return "".join(c if c.isprintable() else "?" for c in text)
 
 @functools.lru_cache(maxsize=4096)
-def clock(second):
-    return time.strftime("%H:%M:%S", time.localtime(second))
+def local_time(second):
+    """Return a time in seconds since 1970 as text; in CSV it is ISO 8601."""
+    local = datetime.datetime.fromtimestamp(second).astimezone()
+    return local.isoformat() if args.csv else local.strftime("%H:%M:%S")
+
+def clock(event):
+    ago = time.monotonic() - event.ts / 1e9
+    return local_time(int(time.time() - ago))
 
 @functools.lru_cache(maxsize=4096)
 def size(count):
@@ -393,113 +623,236 @@ def size(count):
         return str(count)
     unit = (count.bit_length() - 1) // 10
     tenths = count * 10 >> 10 * unit
-    return "%g%s" % (tenths / 10 if tenths < 1000 else tenths // 10,
-                     " KMGTPE"[unit])
+    number = tenths // 10 if tenths >= 1000 else tenths / 10
+    return "%g%s" % (number, " KMGTPE"[unit])
+
+def error_name(number):
+    return errno.errorcode.get(number, number)
+
+def average(row, ns):
+    """Return a sum of ns as us a call. Refaults can come without calls."""
+    return "%.2f" % (ns / max(row.calls, 1) / 1e3)
+
+def result(event):
+    return size(event.ret) if event.ret >= 0 else error_name(-event.ret)
 
 @functools.lru_cache(maxsize=None)
 def pidfd_target(pid, fd):
     """Return the process that a pidfd of another one is for, or None."""
-    if fd in (-10000, -10001, -20000):      # PIDFD_SELF, Linux 6.14
+    if fd in PIDFD_SELF:
         return pid
-    with contextlib.suppress(OSError, TypeError):
-        with open("/proc/%d/fdinfo/%d" % (pid, fd), "rb") as f:
-            return int(re.search(rb"\nPid:\t([1-9]\d*)\n", f.read())[1])
+    if not in_host_pids:
+        return None
+    with contextlib.suppress(OSError), open(
+            "/proc/%d/fdinfo/%d" % (pid, fd), "rb") as f:
+        found = re.search(rb"\nPid:\t([1-9]\d*)\n", f.read())
+        if found:
+            return int(found.group(1))
+    return None
+
+def target(event):
+    """Return the process that the call is for, or None if it is unknown."""
+    if event.pidfd == ANY:
+        return event.pid
+    return pidfd_target(event.pid, event.pidfd)
 
 @functools.lru_cache(maxsize=None)
 def memory_map(pid):
     """Return the (end, start, name) of each mapping of a process."""
-    with contextlib.suppress(OSError):
-        lines = open("/proc/%d/maps" % pid, "rb").read()
-        return [(int(end, 16), int(start, 16), name) for start, end, name
-                in re.findall(rb"(\w+)-(\w+)(?: +\S+){4} *(.*)", lines)]
+    try:
+        with open("/proc/%s/maps" % pid, "rb") as f:
+            lines = re.findall(rb"(\w+)-(\w+)(?: +\S+){4} *(.*)", f.read())
+    except OSError:
+        return []
+    return [(int(end, 16), int(start, 16), name) for start, end, name in lines]
 
-def mapping(pid, address):
-    """Return the name of what is mapped at an address."""
-    found = memory_map(pid) or []
-    i = bisect.bisect(found, (address + 1,))    # the first that ends later
-    is_in = i < len(found) and found[i][1] <= address
-    return printable(found[i][2]) or "anon" if is_in else "-"
+def mapping(event):
+    """Return the name of what is mapped at the event's address."""
+    found = memory_map(target(event))
+    i = bisect.bisect(found, (event.addr + 1,))     # the first that ends later
+    if i == len(found) or event.addr < found[i][1]:
+        return "-"
+    return printable(found[i][2]) or "anon"
 
-def stack(bpf, pid, number, caller):
+def symbol(address, pid):
+    """Return the text of an address, or None if it is in no file."""
+    name = printable(BPF.sym(address, pid, show_module=True, show_offset=True))
+    if " [" in name:
+        return name.replace("[unknown]", "%x" % address)
+
+def stack(event):
     """Return the symbols of a user-space stack as text."""
-    frames = list(bpf["stacks"].walk(number)) if number >= 0 else []
-    frames[1:1] = [caller] * (caller not in frames[:2])     # 0: unreadable
-    symbols = [printable(bpf.sym(
-        address, pid, show_module=True, show_offset=True)).replace(
-        "[unknown]", "%x" % address) for address in frames]
-    symbols = [text for text in symbols if " [" in text] or ["[unknown]"]
-    symbols += ["[missed: no room]"] * (number < 0)
-    return ";".join(symbols) if args.csv else "\n    ".join([""] + symbols)
+    count = max(event.stack_bytes, 0) // 8
+    addresses = struct.unpack_from("=%dQ" % count, event.stack)
+    frames = [symbol(address, event.pid) for address in addresses]
+    if frames and re.match(FRAMELESS, frames[0] or ""):
+        if event.caller not in addresses[:2]:
+            frames.insert(1, symbol(event.caller, event.pid))
+    frames = [frame for frame in frames if frame] or ["[unknown]"]
+    return ";".join(frames) if args.csv else "\n    ".join([""] + frames)
 
-def rows(bpf, batch):
-    """Yield the values of the shown columns for each event of a batch."""
+
+# Functions that call madvise() without a frame: in glibc and musl.
+FRAMELESS = r"((__)?madvise|process_madvise|syscall)\+.* \[(libc|ld-musl)"
+Event = collections.namedtuple(
+    "Event", "ts ns lock_ts lock_ns addr len caller pid tid advice ret pidfd "
+    "stack_bytes comm stack")
+event_struct = struct.Struct("=QQQQQQQIIiiii16s%ds" % (
+    args.user_stack * MAX_FRAMES * 8))
+COUNTERS = ["calls", "failed", "bytes", "ns", "lock_ns", "refaults"]
+
+class Row:
+    """What a process and a kind of advice added since the last table."""
+    calls = failed = bytes = ns = lock_ns = refaults = max_ns = error = 0
+
+
+pid_form = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read().strip())
+all_columns = [     # title, format, whether it is shown, value of an event
+    ("TIME", "%-8s", args.timestamp, clock),
+    ("PID", pid_form, True, operator.attrgetter("pid")),
+    ("TID", pid_form, args.verbose, lambda e: e.tid),
+    ("COMM", "%-15s", True, lambda e: printable(e.comm)),
+    ("ADVICE", "%-10s" if args.lock else "%-13s", True, lambda e:
+     ADVICES.get(e.advice, e.advice)),
+    ("ADDR", "%-12s", True, lambda e: "%x" % e.addr),
+    ("LEN", "%5s", True, lambda e: size(e.len)),
+    ("LAT(us)", "%7.1f", True, lambda e: e.ns / 1e3),
+    ("LOCK(us)", "%8.1f", args.lock, lambda e: e.lock_ns / 1e3),
+    ("RET", "%-6s", True, result),
+    ("TPID", pid_form if args.mapping else "%s", True, lambda e:
+     "-" if e.pidfd == ANY else target(e) or "?"),
+    ("MAPPING", "%s", args.mapping, mapping),
+    ("STACK" if args.csv else "", "\b%s", args.user_stack, stack)]
+if args.summary:    # the value of a Row; print_table() completes the format
+    all_columns = [
+        ("TIME", "%-", args.timestamp and args.csv, lambda _:
+         local_time(int(time.time()))),
+        ("PID", "%-", True, lambda row: row.pid),
+        ("COMM", "%-", True, lambda row: printable(row.comm)),
+        ("ADVICE", "%-", True, lambda row:
+         ADVICES.get(row.advice, row.advice)),
+        ("CALLS", "%", True, lambda row: row.calls),
+        ("FAILED", "%", True, lambda row: row.failed),
+        ("ERROR", "%-", True, lambda row:
+         error_name(row.error) if row.failed else "-"),
+        ("LEN", "%", True, lambda row: size(row.bytes)),
+        ("AVG(us)", "%", True, lambda row: average(row, row.ns)),
+        ("LOCK(us)", "%", args.lock, lambda row: average(row, row.lock_ns)),
+        ("MAX-EVER", "%", True, lambda row: "%.2f" % (row.max_ns / 1e3)),
+        ("TOTAL(ms)", "%", True, lambda row: "%.3f" % (row.ns / 1e6)),
+        ("REFAULTS", "%", args.refaults, lambda row: row.refaults)]
+columns = [(title, form, value)
+           for title, form, shown, value in all_columns if shown]
+titles, forms, values = zip(*columns)
+# A stack begins with a line end.
+line = " ".join(forms).replace(" \b", "") + "\n"
+
+def write(rows, line):
+    """Write rows to stdout, as CSV or, formatted as a line each, as text."""
+    try:
+        if args.csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        else:
+            sys.stdout.writelines(line % tuple(row) for row in rows)
+        sys.stdout.flush()
+    except OSError as e:
+        warn("can't write: %s" % e.strerror)
+        os._exit(1)     # at exit, Python would write again
+
+def print_events():
     pidfd_target.cache_clear()
     memory_map.cache_clear()
-    to_wall_clock = int((time.time() - time.monotonic()) * 1e9)
-    for (ts, ns, addr, length, caller, pid, tid, advice, ret, pidfd, number,
-         comm) in event_struct.iter_unpack(b"".join(batch)):
-        target = pid if pidfd == ANY else pidfd_target(pid, pidfd)
-        yield shown_values((
-            clock((ts + to_wall_clock) // 10**9), pid, tid, printable(comm),
-            advices.get(advice, advice), "%x" % addr, size(length),
-            "%.*f" % (3 if args.csv else 1, ns / 1e3),
-            size(ret) if ret >= 0 else errno.errorcode.get(-ret, ret),
-            "-" if pidfd == ANY else target or "?",
-            mapping(target, addr) if args.mapping and target else "-",
-            stack(bpf, pid, number, caller) if args.user_stack else ""))
+    events = map(Event._make, event_struct.iter_unpack(b"".join(batch)))
+    if args.name:
+        events = [event for event in events if args.name in event.comm]
+    write(([value(event) for value in values] for event in events), line)
 
-def print_tables(bpf):
-    """Print what was added to the sums since the last time."""
-    now, found = clock(int(time.time())), []
-    for key, cpus in bpf["sums"].items():
-        raw_key, pid = bytes(key), -key.number
-        sums = [sum(getattr(cpu, field) for cpu in cpus)
-                for field in ("calls", "ns", "failed", "bytes")]
-        calls, ns, failed, length = map(
-            operator.sub, sums, sums_shown.get(raw_key, [0] * 4))
-        if not calls:
-            continue
-        sums_shown[raw_key] = sums
-        if pid <= 0:
-            bpf["printed"][key] = ctypes.c_uint64(calls)
-            continue
-        comm = max(bytes(cpu.comm) for cpu in cpus)     # of a thread
-        with contextlib.suppress(OSError):
-            comm = open("/proc/%d/comm" % pid, "rb").read()[:-1]
-        found.append(shown_values((
-            now, pid, printable(comm), advices.get(key.advice, key.advice),
-            calls, failed, size(length), "%.2f" % (ns / calls / 1e3),
-            "%.2f" % (max(cpu.max_ns for cpu in cpus) / 1e3),
-            "%.3f" % (ns / 1e6))))
-    found.sort(key=lambda row: float(row[-1]), reverse=True)
-    if not args.csv and (args.summary or args.timestamp):
-        print("\n" + now if args.timestamp else "")
-    write([titles] * (args.summary and not args.csv) + found)
-    if args.histogram:
-        bpf["printed"].print_log2_hist(
-            "nsecs", "advice", lambda n: advices.get(n, n),
-            strip_leading_zero=True, bucket_sort_fn=sorted)
-        bpf["printed"].clear()
-        sys.stdout.flush()
+def process_name(pid):
+    """Return the command name of a process, or None if it has ended."""
+    try:
+        with open("/proc/%d/comm" % pid, "rb") as f:
+            return f.read()[:-1]
+    except OSError:
+        return None
 
-def write(table):
-    """Write rows to stdout, as text or CSV."""
-    if args.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(table)
-    else:
-        sys.stdout.writelines(line % row for row in table)
+def update(row, pair, cpus):
+    """Add to a row what was added to the sums since the last reading."""
+    before = read_before[pair]
+    for name in COUNTERS:
+        total = sum(getattr(cpu, name) for cpu in cpus)
+        setattr(row, name, getattr(row, name) + total - before[name])
+        before[name] = total
+    row.pid, row.advice = pair
+    row.comm = max(bytes(cpu.comm) for cpu in cpus)     # not all CPUs have it
+    row.error = max(cpus, key=lambda cpu: cpu.error_ts).error
+    row.max_ns = max(cpu.max_ns for cpu in cpus)
+
+def read_sums(bpf):
+    """Update the table. Forget processes that have ended."""
+    sums, ended = bpf["sums"], set()
+    for key in list(sums.keys()):
+        pair = key.pid, key.advice
+        # Ask first: the sums of a process that has ended are final.
+        comm = process_name(key.pid) if in_host_pids else b""
+        update(table[pair], pair, sums[key])
+        table[pair].comm = comm or table[pair].comm
+        if comm is None:
+            del sums[key], read_before[pair]
+            ended.add(key.pid)
+    for block in list(bpf["blocks"].keys()) if args.refaults and ended else ():
+        if block.pid in ended:
+            del bpf["blocks"][block]
+
+def print_table():
+    """Print what was added since the last table, most total time first."""
+    rows = []
+    for row in sorted(table.values(), key=lambda row: -row.ns):
+        if (row.calls or row.refaults) and args.name in row.comm:
+            rows.append([value(row) for value in values])
+    table.clear()
+    if not args.csv:
+        rows.insert(0, titles)
+    sized = []
+    for form, cells in zip(forms, zip(*rows)):
+        width = max(len(str(cell)) for cell in cells)
+        sized.append("%s%ds" % (form, width))
+    write(rows, " ".join(sized) + "\n")
+
+def print_histograms(bpf):
+    """Print the latencies since the last time, by advice."""
+    histogram = bpf["histogram"]
+    for key, cpus in bpf["latencies"].items():
+        slot, count = (key.advice, key.slot), sum(cpus)
+        if count > counted[slot]:
+            histogram[key] = ctypes.c_uint64(count - counted[slot])
+            counted[slot] = count
+    histogram.print_log2_hist(
+        "nsecs", "advice", lambda number: ADVICES.get(number, number),
+        strip_leading_zero=True, bucket_sort_fn=sorted)
+    histogram.clear()
     sys.stdout.flush()
 
+def print_summary(bpf):
+    if args.timestamp and not args.csv:
+        print("\n" + local_time(int(time.time())))
+    elif args.summary and not args.csv:
+        print()
+    if args.summary:
+        print_table()
+    if args.histogram:
+        print_histograms(bpf)
+
 def stop(signum, _):
-    stopped.append(signum)
-    signal.signal(signum, signal.SIG_DFL)   # a second one ends it at once
+    global stop_requested
+    stop_requested = True
+    signal.signal(signum, signal.SIG_DFL)       # a second one kills the tool
 
 def collect(_, data, size):
+    """Add an event to the batch. When it is full, libbpf keeps its place."""
     batch.append(ctypes.string_at(data, event_struct.size))
-    # libbpf keeps its place. At the end, take all that the buffer can hold.
-    return -1 if len(batch) >= (1 << 19 if stopped else BATCH) else 0
+    return -1 if len(batch) >= (LAST_BATCH if stop_requested else BATCH) else 0
 
-def events_reader(bpf):
+def open_events(bpf):
     """Return a function that collects the pending events."""
     if hasattr(bpf["events"], "open_ring_buffer"):
         bpf["events"].open_ring_buffer(collect)
@@ -507,54 +860,90 @@ def events_reader(bpf):
     bpf["events"].open_perf_buffer(collect, 256, lost_by_perf.append)
     return functools.partial(bpf.perf_buffer_poll, 0)
 
-def main():
-    bpf = start()
-    for signum in signal.SIGINT, signal.SIGTERM:
-        signal.signal(signum, stop)
-    consume = None if aggregate else events_reader(bpf)
-    end, due = (time.monotonic() + (seconds or float("inf"))
-                for seconds in (args.duration, args.interval))
-    reader = select.poll()
-    reader.register(1, 0)
-    last = reported = report_at = tables = 0
+def report_lost(bpf, reported):
+    """Report the events lost since the last report. Return the total."""
+    lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
+    if lost > reported:
+        warn("lost %d events" % (lost - reported))
+    return lost
+
+def report_skipped(bpf):
+    """Report how often the kernel skipped a program (Linux 5.12)."""
+    skipped = 0
+    for function in bpf.funcs.values():
+        with open("/proc/self/fdinfo/%d" % function.fd) as f:
+            skipped += sum(map(int, re.findall(r"misses:\s*(\d+)", f.read())))
+    if skipped:
+        warn("program runs skipped by the kernel: %d; calls may be missing"
+             % skipped)
+
+def trace(bpf):
+    """Print rows until a signal, -d, count, or until nobody reads stdout."""
+    consume = None if aggregate else open_events(bpf)
+    report_due = now = time.monotonic()
+    end, due = now + args.duration, now + args.interval
+    stdout = select.poll()
+    stdout.register(1, 0)
+    done = reported = tables = 0
     if aggregate and not args.csv:
         print("Tracing madvise calls... Hit Ctrl-C to end.", flush=True)
     else:
-        write([titles])
-    while not last:
-        if len(batch) < BATCH and reader.poll(50) or time.monotonic() >= end:
-            stopped.append("-d expired, or stdout closed")
-        batch.clear()
-        last, now = bool(stopped), time.monotonic()
+        write([titles], line.replace(".1f", "s"))
+    while not done:
+        wait = 0 if len(batch) >= BATCH else min(0.05, due - now, end - now)
+        reader_left = stdout.poll(1000 * max(0, wait))
+        now = time.monotonic()
+        done = stop_requested or reader_left or now >= end
         if not aggregate:
+            batch.clear()
             consume()
-            write(rows(bpf, batch))
-        elif last or now >= due:
-            print_tables(bpf)
-            due = max(now, due + (args.interval or 0))
+            print_events()
+        elif done or now >= min(due, report_due):
+            read_sums(bpf)
+        if aggregate and (done or now >= due):
+            print_summary(bpf)
+            due = max(due + args.interval, now)
             tables += 1
-            last = last or tables == args.count
-        if last or now >= report_at:
-            lost = max(bpf["lost"].sum(0).value, sum(lost_by_perf))
-            if lost > reported:
-                warn("lost %d events" % (lost - reported))
-            reported, report_at = lost, now + 1
-    skipped = re.findall(r"misses:\s*([1-9]\d*)", "".join(     # Linux 5.12
-        open("/proc/self/fdinfo/%d" % function.fd).read()
-        for function in bpf.funcs.values()))
-    if skipped:
-        warn("program runs skipped by the kernel: %d; calls may be missing"
-             % sum(map(int, skipped)))
+            done = done or tables == args.count
+        if done or now >= report_due:
+            reported = report_lost(bpf, reported)
+            report_due = now + 1
+    report_skipped(bpf)
 
+def check_system():
+    """Exit, or warn, if something is missing that an option requires."""
+    symbols = kernel_symbols()
+    if args.lock and b"__traceiter_mmap_lock_start_locking\n" not in symbols:
+        die("-L requires the tracepoints of mmap_lock: Linux 5.11")
+    if (args.mapping or args.user_stack) and not in_host_pids:
+        die("-M and -U require the host's PID namespace; in a container: "
+            "--pid=host")
+    if not aggregate and not in_host_pids:
+        warn("TPID is unknown in this PID namespace; in a container: "
+             "--pid=host")
 
-if os.geteuid() != 0 and not args.ebpf:
-    sys.exit("%s: needs root, try: sudo %s" % (prog, " ".join(sys.argv)))
-try:
-    sys.stdout = open(1, "w", 1 << 20, errors="replace")
+def main():
+    if BPF is None:
+        die("needs BCC's Python module (%s): install python3-bpfcc (Debian, "
+            "Ubuntu), python3-bcc (Fedora), python-bcc (Arch)" % no_bcc)
+    if os.geteuid() != 0:
+        die("needs root: run it as root or with sudo")
     if args.ebpf:
-        print(program(args.probe.replace("auto", "tracepoint")), flush=True)
-    else:
-        main()
-except Exception as e:
-    warn("can't trace or write:", getattr(e, "strerror", None) or e)
-    os._exit(1)     # skip the flush at exit, which would fail again
+        print(program("tracepoint" if args.probe == "auto" else args.probe))
+        return
+    check_system()
+    sys.stdout = open(1, "w", 1 << 20, errors="replace")
+    bpf = attach()
+    for signum in signal.SIGINT, signal.SIGTERM:
+        signal.signal(signum, stop)
+    trace(bpf)
+
+
+batch, lost_by_perf = [], []
+table = collections.defaultdict(Row)    # by (PID, advice), until it is printed
+read_before = collections.defaultdict(collections.Counter)  # by (PID, advice)
+counted = collections.Counter()         # in latencies, by (advice, slot)
+in_host_pids = os.path.exists("/proc/self/ns/pid") and (
+    os.stat("/proc/self/ns/pid").st_ino == HOST_PID_INODE)
+stop_requested = False
+main()

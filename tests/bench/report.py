@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 CALLS = {"killsnoop": "kill", "madvsnoop": "madvise"}
 COST, SEEN = "one process, as fast as it can", "two processes, in steps"
 SIGNAL = "the same with an ignored SIGUSR1 in place of signal 0"
+FAULT = "a page fault on memory that was given back"
 PAIR = "empty tracepoint programs"
 PACKAGES = "python3-bpfcc bpftrace libbpf-tools linux-perf strace xdp-tools"
 NOTES = """# Results of tests/bench/run %s

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from report import CALLS, COST, PAIR, SEEN, SIGNAL, attempt
+from report import CALLS, COST, FAULT, PAIR, SEEN, SIGNAL, attempt
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOOLS = HERE + "/../../tools/"
@@ -34,6 +34,7 @@ def own(name, *pattern, **more):
 
 
 KILL, PID = r"\b(?P<pid>\d+) +\S+ +(0|10) ", r"^(?P<pid>\d+) "
+SUMMARY = r"^(?P<pid>\d+) +\S+ +DONTNEED +(?P<count>\d+)"
 BASELINE = """import bcc, signal
 bpf = bcc.BPF(text='''
 TRACEPOINT_PROBE(syscalls, sys_enter_%s) { return 0; }
@@ -57,8 +58,9 @@ TRACERS = {"killsnoop": [
 ], "madvsnoop": [
     own("madvsnoop", PID, steps=True),
     own("madvsnoop -m 1000000", ready="PID"),
-    own("madvsnoop -S", r"^(?P<pid>\d+) +\S+ +DONTNEED +(?P<count>\d+)",
-        "Tracing", True),
+    own("madvsnoop -S", SUMMARY, "Tracing", True),
+    own("madvsnoop -SL", SUMMARY, "Tracing"),
+    own("madvsnoop -SR", SUMMARY, "Tracing"),
     Tracer("perf trace -s", ["perf", "trace", "-a", "-s", "-e", "madvise"]),
     Tracer("bpftrace, rows", ["bpftrace", "-e", ROWS], PID, steps=True),
     Tracer("bpftrace, sums", ["bpftrace", "-e", SUMS],
@@ -196,6 +198,9 @@ def measure_all(tool, rounds):
             if call == "kill":
                 attempt(tool, SIGNAL, tracer.name, "",
                         lambda: measure_one(tracer, 1, 0.7, 0, "signal"))
+            elif re.match("untraced|madvsnoop -S", tracer.name):
+                attempt(tool, FAULT, tracer.name, "", lambda: measure_one(
+                    tracer._replace(row=None), 1, 0.7, 0, "fault"))
     for tracer in tracers:
         for rate, seconds in STEPS.items() if tracer.steps else ():
             measures = attempt(tool, SEEN, tracer.name, rate or "unlimited",

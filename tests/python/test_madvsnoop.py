@@ -2,9 +2,12 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import ctypes
+import datetime
 import errno
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -16,7 +19,7 @@ from bcc import BPF
 import pytest
 
 from common import (COUNT, PYTHON, TOP, Tool, burst, cells, in_child, odd_name,
-                    own_rows, wait_until)
+                    own_rows, run, wait_until)
 import memory
 from memory import ADVICES, PAGE, act, madvise, process_madvise
 import signals
@@ -26,6 +29,7 @@ NUMBERS = dict(ADVICES, **{"98": 98, "99": 99, "-1": -1})
 ME = str(os.getpid())
 ACTS = ["-a", "RANDOM"]
 LARGE = 16 << 20
+FROM_5_12 = b"bpf_skb_check_mtu"        # as old as atomic operations in BPF
 
 
 @pytest.fixture
@@ -48,28 +52,87 @@ def other():
         os.close(fd)
 
 
-@pytest.mark.short
-def test_stack_of_a_known_function(tracer, tmp_path):
-    """With its caller, which a walk misses. First of those with a shared tool:
-    later the map of stacks may have no room."""
-    program = str(tmp_path / "stack")
+@pytest.fixture(scope="session")
+def stack_program(tmp_path_factory):
+    """Return a command: workload/stack.c."""
+    program = str(tmp_path_factory.mktemp("stack") / "stack")
     subprocess.check_call([
         "gcc", "-O1", "-fno-omit-frame-pointer", "-rdynamic", "-o", program,
         os.path.join(TOP, "tests/workload/stack.c")])
-    with subprocess.Popen([program, str(COUNT)],
-                          stdin=subprocess.PIPE) as process:
-        wait_until(lambda: len(own_rows(tracer.table(), process.pid)) >= COUNT)
-    assert process.returncode == 0
-    expected = ["known_function", "outer", "main"]
-    if BPF.ksymname(b"bpf_task_pt_regs") == -1:         # Linux 5.15
-        expected.remove("known_function")
-    rows = own_rows(tracer.table(), process.pid)
-    assert cells(rows, "ADVICE RET") == COUNT * [("DONTNEED", "0")]
+    return program
+
+
+def functions(row):
+    """Return the names in a row's stack, without offsets and modules."""
+    return [re.sub(r"(\+0x\w+)? .*", "", frame)
+            for frame in row["STACK"].split(";")]
+
+
+@pytest.mark.short
+def test_stack_of_a_known_function(tracer, stack_program):
+    """With its caller, which a walk misses, and no other."""
+    for mode in "same", "pushed":
+        with subprocess.Popen([stack_program, mode, str(COUNT)],
+                              stdin=subprocess.PIPE) as process:
+            wait_until(lambda: len(own_rows(
+                tracer.table(), process.pid)) >= COUNT)
+        assert process.returncode == 0
+        rows = own_rows(tracer.table(), process.pid)
+        assert cells(rows, "ADVICE RET") == COUNT * [("DONTNEED", "0")]
+        expected = ["known_function", "outer", "main"]
+        if BPF.ksymname(b"bpf_task_pt_regs") == -1:     # Linux 5.15
+            expected.remove("known_function")
+        for row in rows:
+            first, *callers = functions(row)
+            if mode == "pushed":
+                assert first == "pushed"
+                assert "never_called" not in callers
+            else:
+                assert first in ("madvise", "__madvise")
+                assert callers[:len(expected)] == expected
+
+
+def resident(tool):
+    """Return the kB that are resident, without the shared buffer."""
+    status = pathlib.Path("/proc/%d/status" % tool.process.pid).read_text()
+    return int(re.search(r"RssAnon:\s*(\d+)", status)[1])
+
+
+def test_distinct_stacks(stack_program):
+    """40,000: none is missed, and memory does not grow with their number."""
+    sizes, stacks = [], set()
+    with Tool("madvsnoop", "-jUa", "DONTNEED") as tool:
+        for _ in range(3):
+            before = len(tool.rows)
+            with subprocess.Popen([stack_program, "distinct", "40000"],
+                                  stdin=subprocess.PIPE) as process:
+                wait_until(lambda: len(tool.rows) >= before + 40000)
+            sizes.append(resident(tool))
+        assert tool.lost == 0
+        rows = own_rows(tool.table(), process.pid)
     for row in rows:
-        function, *callers = [re.sub(r"(\+0x\w+)? .*", "", frame)
-                              for frame in row["STACK"].split(";")]
-        assert function in ("madvise", "__madvise")
-        assert callers[:len(expected)] == expected
+        assert functions(row)[-1] != "[unknown]"
+        stacks.add(row["STACK"])
+    assert len(rows) == len(stacks) == 40000
+    assert sizes[2] - sizes[1] < 2000
+
+
+def test_short_lived_processes(stack_program):
+    """14,000 call once, more than the sums have room for. Memory does not grow
+    with their number, and their entries in the kernel are deleted."""
+    with Tool("madvsnoop", "-Sja", "DONTNEED", "0.5") as tool:
+        sizes = []
+        for _ in range(2):
+            with subprocess.Popen([stack_program, "processes", "14000"],
+                                  stdin=subprocess.PIPE) as process:
+                process.communicate(b"\n", timeout=120)
+            sizes.append(resident(tool))
+        wait_until(lambda: sum(
+            row["COMM"] == "stack" for row in tool.table()) >= 28000)
+        assert tool.lost == 0
+    rows = [row for row in tool.table() if row["COMM"] == "stack"]
+    assert sum(int(row["CALLS"]) for row in rows) == 28000
+    assert sizes[1] - sizes[0] < 2000
 
 
 @pytest.mark.short
@@ -155,10 +218,11 @@ def test_summary(probe, other, pages):
             times.append(dontneed(pages + 1, PAGE))
             madvise(pages, PAGE, COLD)
             process_madvise(fd, [(stack, PAGE)], COLD)
+        madvise(PAGE, PAGE, DONTNEED)
     table = tool.table()
-    assert sorted(cells(table, "ADVICE CALLS FAILED LEN")) == [
-        ("COLD", str(2 * COUNT), "0", str(2 * COUNT * PAGE)),
-        ("DONTNEED", str(2 * COUNT + 1), str(COUNT),
+    assert sorted(cells(table, "ADVICE CALLS FAILED ERROR LEN")) == [
+        ("COLD", str(2 * COUNT), "0", "-", str(2 * COUNT * PAGE)),
+        ("DONTNEED", str(2 * COUNT + 2), str(COUNT + 1), "ENOMEM",
          str(3 * PAGE * COUNT + LARGE))]
     totals = [float(row["TOTAL(ms)"]) for row in table]
     assert totals == sorted(totals, reverse=True)
@@ -257,15 +321,14 @@ def test_all_columns(pages):
 Row = collections.namedtuple("Row", "TID COMM ADVICE RET")
 FILTERS = {
     "-v -x": lambda row: row.RET != "0",
-    "-v -t self": lambda row: row.TID == ME,
     "-v -a 4,hugepage,MADV_COLD,99,-1": lambda row: row.ADVICE in (
         "DONTNEED", "HUGEPAGE", "COLD", "99", "-1"),
     "-v -n madv-te": lambda row: "madv-te" in row.COMM,
     '-v -n ";t': lambda row: '";t' in row.COMM,
     "-v -n \u00e9_9": lambda row: "\u00e9_9" in row.COMM,
     "-SH": lambda row: True,
-    "-SH -x -n e -a 1,4,99": lambda row: row.RET != "0" and (
-        "e" in row.COMM and row.ADVICE in ("RANDOM", "DONTNEED", "99"))}
+    "-SH -x -a 1,4,99": lambda row: row.RET != "0" and (
+        row.ADVICE in ("RANDOM", "DONTNEED", "99"))}
 
 
 def act_as(comm, *advices):
@@ -281,8 +344,7 @@ def test_filters(options):
     """Of rows, or of sums and histograms."""
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
         worker.submit(int).result()     # a thread's start and end can advise
-        with Tool("madvsnoop", "-p", ME,
-                  *options.replace("self", ME).split()) as tool:
+        with Tool("madvsnoop", "-p", ME, *options.split()) as tool:
             made = act_as("main", "RANDOM", "DONTNEED", "HUGEPAGE", "COLD",
                           "99", "-1", "98")
             for name in ("madv-tester", "adv-tester", 'madv-";t',
@@ -339,10 +401,12 @@ def test_summary_names_the_process(cell):
     """Not the thread that called first, except if the process has ended."""
     with open("/proc/self/comm") as f:
         comm = f.read().strip()
-    with Tool("madvsnoop", "-S", "--probe", cell[10:], *ACTS) as tool:
-        act_as("some-thread", "RANDOM")
-        in_child(act_as, "a\r99", "RANDOM")
-    assert summed(tool, "COMM")[0] == {comm: 1, "a?99": 1}
+    for only, expected in ([], {comm: 1, "a?99": 1}), (["-n9"], {"a?99": 1}):
+        with Tool("madvsnoop", "-S", "--probe", cell[10:], *only,
+                  *ACTS) as tool:
+            act_as("some-thread", "RANDOM")
+            in_child(act_as, "a\r99", "RANDOM")
+        assert summed(tool, "COMM")[0] == expected
 
 
 def test_full_table_is_reported():
@@ -353,3 +417,186 @@ def test_full_table_is_reported():
     shown = sum(int(row["CALLS"]) for row in tool.table())
     assert shown <= 10240
     assert shown + tool.lost == 11000
+
+
+def refused(option, release, symbol):
+    """Return whether the kernel lacks what an option requires. Then the tool
+    says so in one line of its own, the last one."""
+    if BPF.ksymname(symbol) != -1:
+        return False
+    done = run("madvsnoop", "-S", option)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    assert re.search(r"\nmadvsnoop.py: .*\%s requires .*Linux %s.*\n$" % (
+        option, release), "\n" + done.stderr)
+    return True
+
+
+@contextlib.contextmanager
+def mapping_thread():
+    """Map, touch and unmap 64 Mbytes all the time: mmap_lock is taken."""
+    done, size = threading.Event(), ctypes.c_size_t(64 << 20)
+
+    def map_and_unmap():
+        while not done.is_set():
+            address = memory.map_memory(64 << 20, populate=True)
+            signals.libc.munmap(ctypes.c_void_p(address), size)
+    thread = threading.Thread(target=map_and_unmap)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.short
+@pytest.mark.parametrize("cell", ["madvsnoop-tracepoint"])  # see kernels/run
+def test_lock_wait(cell, pages):
+    """A call's wait for mmap_lock is a part of its latency: most of it beside
+    a thread that holds the lock, little if no other does."""
+    if refused("-L", "5.11", b"__traceiter_mmap_lock_start_locking"):
+        return
+
+    def toggle(count, pause):
+        for i in range(count):
+            madvise(pages, PAGE, [RANDOM, ADVICES["SEQUENTIAL"]][i % 2])
+            time.sleep(pause)
+    options = ["-jLp", ME, "-a1,2", "--probe", cell[10:]]
+    with Tool("madvsnoop", *options) as tool, \
+            Tool("madvsnoop", *options, "-S") as summary:
+        toggle(101, 0)
+        wait_until(lambda: len(tool.rows) == 101)
+        with mapping_thread():
+            toggle(101, 0.005)
+    times = [(float(row["LAT(us)"]), float(row["LOCK(us)"]))
+             for row in tool.table()]
+    assert len(times) == 202
+    assert all(0 < lock <= latency for latency, lock in times)
+    alone, contended = times[:101], times[101:]
+    assert sorted(lock / latency for latency, lock in alone)[50] < 1 / 3
+    assert sum(lock for _, lock in contended) > sum(
+        latency for latency, _ in contended) / 2
+    for row in summary.table():
+        assert 0.5 < float(row["LOCK(us)"]) / float(row["AVG(us)"]) <= 1
+
+
+def touch(address, count):
+    for page in range(count):
+        ctypes.memset(address + page * PAGE, 1, 1)
+
+
+def touch_by_threads(address, count, threads):
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda _: touch(address, count), range(threads)))
+
+
+def give_back_and_touch():
+    """Do what test_refaults counts. The page numbers are odd: a block of the
+    tool is 64 pages, of 64 times their size."""
+    pages = memory.map_memory(4096 * PAGE)
+    madvise(pages, 4096 * PAGE, ADVICES["NOHUGEPAGE"])
+    touch(pages, 4096)
+    madvise(pages + 5 * PAGE, 101 * PAGE - 123, DONTNEED)
+    for _ in range(2):
+        touch(pages, 42)                        # 37 of 101
+    madvise(pages + 5 * PAGE, 100 * PAGE + 1, DONTNEED)
+    touch(pages, 4096)                          # 101
+    madvise(pages + 61 * PAGE, 1009 * PAGE, DONTNEED)
+    touch_by_threads(pages, 4096, 2)            # 1009
+    madvise(pages + 3000 * PAGE, 211 * PAGE, DONTNEED)
+    in_child(touch, pages, 4096)                # 0
+    touch_by_threads(pages, 3100, 1)            # 100
+    madvise(pages + 63 * PAGE, 2 * PAGE, ADVICES["FREE"])
+    touch(pages, 3000)                          # 0
+    madvise(pages + 63 * PAGE, PAGE, ADVICES["FREE"])
+    madvise(pages + 63 * PAGE, PAGE, DONTNEED)
+    touch(pages, 3000)                          # 1
+    with tempfile.TemporaryFile() as file:
+        file.truncate(64 * PAGE)
+        shared = memory.map_memory(64 * PAGE, file.fileno(), shared=True)
+        touch(shared, 64)
+        if madvise(shared + 3 * PAGE, 11 * PAGE, ADVICES["REMOVE"]) == 0:
+            touch(shared, 64)                   # 11
+
+
+@pytest.mark.short
+@pytest.mark.parametrize("cell", ["madvsnoop-tracepoint"])  # see kernels/run
+def test_refaults(cell):
+    if refused("-R", "5.12", FROM_5_12):
+        return
+    with Tool("madvsnoop", "-SRj", "--probe", cell[10:]) as tool:
+        child, status = in_child(give_back_and_touch)
+        assert status == 0
+    counted = {row["ADVICE"]: row["REFAULTS"]
+               for row in own_rows(tool.table(), child)}
+    assert counted["REMOVE"] in ("11", "0")     # 0: not in this file system
+    assert counted["DONTNEED"] == str(37 + 101 + 1009 + 100 + 1)
+    assert counted["FREE"] == counted["NOHUGEPAGE"] == "0"
+    assert tool.lost == 0
+
+
+def test_refaults_without_room():
+    """What does not fit is reported, and there is room again when the process
+    has ended."""
+    if refused("-R", "5.12", FROM_5_12):
+        return
+    block = 64 * PAGE
+
+    def give_back(address, blocks):
+        for start in range(address, address + blocks * block, 1024 * block):
+            assert madvise(start, 1024 * block, DONTNEED) == 0
+    address = memory.map_memory(69 * 1024 * block, protection=0)
+    small = memory.map_memory(2 * PAGE)
+    with Tool("madvsnoop", "-SRjp", ME, "1") as tool:
+        assert madvise(address + PAGE, 1025 * block, DONTNEED) == 0
+        wait_until(lambda: tool.lost == 1)
+    with Tool("madvsnoop", "-SRj", "-a", "DONTNEED", "1") as tool:
+        assert in_child(give_back, address, 69 * 1024)[1] == 0
+        wait_until(lambda: tool.lost >= 69 * 1024 - 65536)
+        time.sleep(2)
+        lost = tool.lost
+        touch(small, 2)
+        madvise(small, 2 * PAGE, DONTNEED)
+        touch(small, 2)
+        wait_until(lambda: own_rows(tool.table()))
+    assert sum(int(row["REFAULTS"]) for row in own_rows(tool.table())) == 2
+    assert tool.lost == lost
+
+
+@pytest.mark.parametrize("arguments", [
+    "0.01 100 -S", "-S 0.01 100", "0.01 -S 100"])
+def test_intervals_keep_their_time(arguments):
+    tool = Tool("madvsnoop", "-jp", ME, *arguments.split()).start()
+    begin = time.monotonic()
+    assert tool.process.wait(60) == 0
+    assert 0.5 < time.monotonic() - begin < 1.7
+
+
+@pytest.mark.parametrize("options", ["-jT", "-SjT"])
+def test_time_in_csv(options):
+    with Tool("madvsnoop", options, "-p", ME) as tool:
+        begin = int(time.time())
+        act()
+    (row,) = tool.table()
+    shown = datetime.datetime.strptime(
+        re.sub(r":(\d\d)$", r"\1", row["TIME"]), "%Y-%m-%dT%H:%M:%S%z")
+    assert begin <= shown.timestamp() <= time.time()
+
+
+def test_other_pid_namespace(other):
+    """/proc has other processes there: nothing of them is shown."""
+    child, fd, stack = other
+    prefix = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    for option in "-M", "-U":
+        done = run("madvsnoop", option, prefix=prefix)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch("madvsnoop.py: .*--pid=host\n", done.stderr)
+    tool = Tool("madvsnoop", "-a", "COLD", prefix=prefix).start()
+    process_madvise(fd, [(stack, PAGE)], COLD)
+    wait_until(lambda: own_rows(tool.table()))
+    tool.process.kill()
+    assert cells(own_rows(tool.table()), "ADVICE RET TPID") == [
+        ("COLD", "4K", "?")]
+    assert re.fullmatch("madvsnoop.py: TPID .*--pid=host\n", tool.stderr)
+    tool.process.wait(60)

@@ -16,6 +16,7 @@ from signals import libc, pidfd_open, syscall
 
 libc.mmap.restype = ctypes.c_void_p
 PAGE = mmap.PAGESIZE
+MAP_POPULATE = 0x8000       # asm-generic/mman.h
 
 # From Linux 7.0's include/uapi/asm-generic/mman-common.h.
 ADVICES = {
@@ -58,12 +59,13 @@ def number(row):
     return int(row["ADDR"], 16) // PAGE
 
 
-def map_memory(length, fd=-1):
-    """Return the address of a new private mapping: anonymous, or of a file."""
-    address = libc.mmap(
-        None, ctypes.c_size_t(length), mmap.PROT_READ | mmap.PROT_WRITE,
-        mmap.MAP_PRIVATE | (mmap.MAP_ANONYMOUS if fd < 0 else 0), fd,
-        ctypes.c_long(0))
+def map_memory(length, fd=-1, populate=False, shared=False,
+               protection=mmap.PROT_READ | mmap.PROT_WRITE):
+    """Return the address of a new mapping: anonymous, or of a file."""
+    flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+    flags |= (fd < 0) * mmap.MAP_ANONYMOUS | populate * MAP_POPULATE
+    address = libc.mmap(None, ctypes.c_size_t(length), protection, flags, fd,
+                        ctypes.c_long(0))
     assert address != ctypes.c_void_p(-1).value
     return address
 
