@@ -343,7 +343,7 @@ def main():
         die("%s would loop for ever, try: --other pass" % args.interface)
     text = program(address)
     if args.ebpf:
-        print(text)
+        write(text)
         return
     try:
         bpf = BPF(text=text, cflags=["-w"])

@@ -830,7 +830,7 @@ def print_histograms(bpf):
         "nsecs", "advice", lambda number: ADVICES.get(number, number),
         strip_leading_zero=True, bucket_sort_fn=sorted)
     histogram.clear()
-    sys.stdout.flush()
+    write([], line)     # flush
 
 def print_summary(bpf):
     if args.timestamp and not args.csv:
@@ -879,6 +879,7 @@ def report_skipped(bpf):
 
 def trace(bpf):
     """Print rows until a signal, -d, count, or until nobody reads stdout."""
+    global stop_requested
     consume = None if aggregate else open_events(bpf)
     report_due = now = time.monotonic()
     end, due = now + args.duration, now + args.interval
@@ -886,14 +887,15 @@ def trace(bpf):
     stdout.register(1, 0)
     done = reported = tables = 0
     if aggregate and not args.csv:
-        print("Tracing madvise calls... Hit Ctrl-C to end.", flush=True)
+        write([["Tracing madvise calls... Hit Ctrl-C to end."]], "%s\n")
     else:
         write([titles], line.replace(".1f", "s"))
     while not done:
         wait = 0 if len(batch) >= BATCH else min(0.05, due - now, end - now)
         reader_left = stdout.poll(1000 * max(0, wait))
         now = time.monotonic()
-        done = stop_requested or reader_left or now >= end
+        done = stop_requested or bool(reader_left) or now >= end
+        stop_requested = done           # collect all that is pending
         if not aggregate:
             batch.clear()
             consume()
@@ -928,11 +930,12 @@ def main():
             "Ubuntu), python3-bcc (Fedora), python-bcc (Arch)" % no_bcc)
     if os.geteuid() != 0:
         die("needs root: run it as root or with sudo")
+    sys.stdout = open(1, "w", 1 << 20, errors="replace")
     if args.ebpf:
-        print(program("tracepoint" if args.probe == "auto" else args.probe))
+        args.csv = False
+        write([[program(args.probe.replace("auto", "tracepoint"))]], "%s")
         return
     check_system()
-    sys.stdout = open(1, "w", 1 << 20, errors="replace")
     bpf = attach()
     for signum in signal.SIGINT, signal.SIGTERM:
         signal.signal(signum, stop)

@@ -620,7 +620,7 @@ def main():
         die("can't write: stdout is closed")
     index, port = open_port()
     if args.ebpf:
-        print(program(index, args.watch_only))
+        write(program(index, args.watch_only))
         return
     watched = find_watched(index)
     text = program(index, watched)

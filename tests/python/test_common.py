@@ -175,8 +175,9 @@ def test_closed_pipe_ends_it_quietly(tool):
 
 
 @each_tool
-def test_full_disk(tool):
-    done = run_here(tool, timeout=START_SECONDS, prefix=[
+@pytest.mark.parametrize("option", [[], ["--ebpf"]])
+def test_full_disk(tool, option):
+    done = run_here(tool, *option, timeout=START_SECONDS, prefix=[
         "sh", "-c", 'exec "$@" > /dev/full', "sh"])
     assert done.returncode == 1
     assert re.search("(?m)^%s.py: can't .*write: No space left on device\n$" %
