@@ -233,7 +233,7 @@ def test_sigkill(tool, mode, network):
 
 @each_tool
 def test_killed_while_it_starts(tool, network):
-    """By SIGKILL, two at a time, each time a little later; or once attached."""
+    """By SIGKILL, two at a time, a little later each time, or attached."""
     programs, ports = set(), [network.near, network.far]
     for attempt in range(12):
         processes = [port.popen(PYTHON, tool_path(tool), port.name,
