@@ -27,6 +27,7 @@ signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 try:
     from bcc import BPF
     from bcc.libbcc import lib
+    supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
 except (ImportError, OSError, AttributeError) as e:
     BPF, no_bcc = None, e
 
@@ -37,7 +38,7 @@ if prog == "-":
 ACTIONS = ["pass", "drop", "tx"]
 SUMS = ACTIONS + ["total"]
 MODES = {"native": 4, "generic": 2}             # XDP_FLAGS_*, linux/if_link.h
-BPF_XDP = 37                                    # linux/bpf.h
+BPF_XDP, BPF_PROG_TYPE_XDP = 37, 6              # linux/bpf.h
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772          # linux/if_arp.h
 
 def die(message):
@@ -98,8 +99,8 @@ parser.add_argument("interval", type=float, nargs="?", default=1,
 parser.add_argument("count", type=int, nargs="?", default=10**9,
     help="end after this many rows")
 args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
-if not 0.01 <= args.interval < 1e9 or not 0 < args.count <= 10**9:
-    parser.error("interval must be from 0.01 to 1e9, count from 1 to 1e9")
+if not 0.01 <= args.interval < 1e9 or args.count < 1:
+    parser.error("interval must be from 0.01 to 1e9, count at least 1")
 
 bpf_text = """
 #include <uapi/linux/if_ether.h>
@@ -126,15 +127,6 @@ static __always_inline int payload_class(u8 *at, u8 *end, u8 protocol,
     /* ICMPv6 from router solicitation to redirect */
     return v6 && protocol == IPPROTO_ICMPV6 && !fragment && at + 8 <= end &&
            *at >= 133 && *at <= 137 ? NEIGHBOR : OTHER;
-}
-
-static __always_inline int ipv4_class(struct iphdr *ip, u8 *end)
-{
-    if ((u8 *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
-        return OTHER;
-    return payload_class((u8 *)ip + 4 * ip->ihl, end, ip->protocol,
-                         ip->frag_off & htons(0x3fff),
-                         ip->frag_off & htons(0x1fff), false);
 }
 
 static __always_inline int ipv6_class(struct ipv6hdr *ip, u8 *end)
@@ -170,9 +162,10 @@ static __always_inline int ipv6_class(struct ipv6hdr *ip, u8 *end)
 static __always_inline int frame_class(u8 *data, u8 *end)
 {
     u8 *at = data + ETH_HLEN;
+    struct iphdr *ip;
     __be16 type = 0;
 
-    if (at <= end && data[ETH_ALEN] & 1)        /* multicast: of no host */
+    if (at <= end && data[ETH_ALEN] & 1)        /* multicast */
         return BAD_SOURCE;
     for (int tags = 0; tags < 3; tags++, at += 4) {
         if (at > end)
@@ -181,17 +174,22 @@ static __always_inline int frame_class(u8 *data, u8 *end)
         if (type != htons(ETH_P_8021Q) && type != htons(ETH_P_8021AD))
             break;
     }
-    if (type == htons(ETH_P_IP))
-        return ipv4_class((void *)at, end);
     if (type == htons(ETH_P_IPV6))
         return ipv6_class((void *)at, end);
-    return type == htons(ETH_P_ARP) && at + 28 <= end ? NEIGHBOR : OTHER;
+    if (type == htons(ETH_P_ARP) && at + 28 <= end)
+        return NEIGHBOR;
+    ip = (void *)at;
+    if (type != htons(ETH_P_IP) || at + sizeof(*ip) > end ||
+        ip->version != 4 || ip->ihl < 5)
+        return OTHER;
+    return payload_class(at + 4 * ip->ihl, end, ip->protocol,
+                         ip->frag_off & htons(0x3fff),
+                         ip->frag_off & htons(0x1fff), false);
 }
 
 int countp(struct xdp_md *ctx)
 {
     u8 *data = (u8 *)(long)ctx->data, *end = (u8 *)(long)ctx->data_end;
-    u8 address[ETH_ALEN] = ADDRESS;
     int class = frame_class(data, end);
     int action = class == TCP ? TCP_ACTION : OTHER_ACTION;
     struct count *count = counts.lookup(&class);
@@ -208,7 +206,7 @@ int countp(struct xdp_md *ctx)
     count->bytes += end - data;
     if (action == XDP_TX) {     /* our MAC as source, even of a multicast */
         __builtin_memcpy(data, data + ETH_ALEN, ETH_ALEN);
-        __builtin_memcpy(data + ETH_ALEN, address, ETH_ALEN);
+        __builtin_memcpy(data + ETH_ALEN, (u8 [])ADDRESS, ETH_ALEN);
     }
     return action;
 }
@@ -236,7 +234,8 @@ def advice(error):
     """Return what to do about an error, or the error."""
     headers = "/lib/modules/%s/build" % os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
-    if re.search("not permitted|super-user", str(error)):
+    denied = re.search("not permitted|super-user", str(error))
+    if denied or not supported(BPF_PROG_TYPE_XDP, 0):
         return ("requires CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW;"
                 " in a container: --privileged")
     if not os.path.exists(headers + "/include"):
@@ -293,7 +292,6 @@ def stop(signum, _):
 def trace(bpf, port, title):
     """Print rates until a signal, the count, or until nobody reads stdout."""
     found = port.getsockname()[3:]
-    amount, factor = ("bytes", 8) if args.bits else ("packets", 1)
     stdout = select.poll()
     stdout.register(1, 0)
     begin = then = now = time.monotonic()
@@ -340,16 +338,17 @@ def main():
     if kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
         die("%s has no Ethernet frames" % args.interface)
     if kind == ARPHRD_LOOPBACK and "tx" in dict(CLASSES).values():
-        die("%s would loop for ever, try: --other pass" % args.interface)
-    text = program(address)
+        die("%s would loop for ever: no action can be tx there, see --other" %
+            args.interface)
     if args.ebpf:
-        write(text)
+        write(program(address))
         return
     try:
-        bpf = BPF(text=text, cflags=["-w"])
-        title = attach(bpf.load_func("countp", BPF.XDP).fd, index)
+        bpf = BPF(text=program(address), cflags=["-w"])
+        fd = bpf.load_func("countp", BPF.XDP).fd
     except Exception as e:      # BCC raises no other class
         die("can't load the program: %s" % advice(e))
+    title = attach(fd, index)
     for signum in signal.SIGINT, signal.SIGTERM:
         signal.signal(signum, stop)
     write("%s: TCP %s, UDP %s, other %s" % (
@@ -359,7 +358,9 @@ def main():
     trace(bpf, port, title)
 
 
-unit = "bit/s" if args.bits else "/s"
+amount, factor, unit = "packets", 1, "/s"
+if args.bits:
+    amount, factor, unit = "bytes", 8, "bit/s"
 header = "%-8s %12s %12s %12s %12s %6s"
 line = "%-8s %12.1f %12.1f %12.1f %12.1f %6.1f"
 if args.csv:

@@ -13,7 +13,6 @@
 
 import argparse
 import collections
-import contextlib
 import ctypes
 import errno
 import os
@@ -31,6 +30,7 @@ try:
     from bcc import BPF
     from bcc.libbcc import lib
     from bcc.utils import get_possible_cpus
+    supported = getattr(lib, "libbpf_probe_bpf_prog_type", lambda *_: 1)
 except (ImportError, OSError, AttributeError) as e:
     BPF, no_bcc = None, e
 
@@ -39,9 +39,8 @@ if prog == "-":
     prog = "protostats"         # read from standard input
 
 CLASSES = ["TCP", "UDP", "ping", "ICMP", "other"]
-# Of enum xdp_action, in the order in which they are shown.
-ACTIONS = {"PASS": 2, "DROP": 1, "TX": 3, "REDIRECT": 4, "ABORTED": 0}
-ACTION_NAMES = sorted(ACTIONS, key=ACTIONS.get)
+ACTIONS = ["ABORTED", "DROP", "PASS", "TX", "REDIRECT"]    # enum xdp_action
+SHOWN_ACTIONS = ["PASS", "DROP", "TX", "REDIRECT", "ABORTED"]
 TOP_ENTRIES = 16384     # values that -t counts in an interval
 # Members of kernel structures that the C text reads.
 MEMBERS = ["xdp_buff.data", "xdp_buff.data_end", "xdp_buff.rxq",
@@ -49,7 +48,7 @@ MEMBERS = ["xdp_buff.data", "xdp_buff.data_end", "xdp_buff.rxq",
            "net.ns", "ns_common.inum"]
 MODES = {"native": 4, "generic": 2}             # XDP_FLAGS_*, linux/if_link.h
 BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_XDP = 24, 25, 37         # linux/bpf.h
-BPF_PROG_TYPE_TRACING, BPF_LINK_TYPE_TRACING = 26, 2
+BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_TRACING, BPF_LINK_TYPE_TRACING = 6, 26, 2
 BTF_KIND_STRUCT = 4                             # linux/btf.h
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772          # linux/if_arp.h
 
@@ -77,10 +76,9 @@ parser = argparse.ArgumentParser(
 by_mode = parser.add_mutually_exclusive_group()
 by_mode.add_argument("-S", "--skb-mode", action="store_const", dest="modes",
     const=["generic"], default=["native", "generic"],
-    help="attach in generic mode only (default: native, else generic)")
+    help="generic mode only (default: native, else generic)")
 by_mode.add_argument("-N", "--native-mode", action="store_const",
-    dest="modes", const=["native"],
-    help="attach in native mode only: in the driver")
+    dest="modes", const=["native"], help="native mode only: in the driver")
 by_mode.add_argument("-w", "--watch-only", action="store_true",
     help="attach no XDP program, only watch one")
 by_view = parser.add_mutually_exclusive_group()
@@ -122,35 +120,32 @@ enum { TCP, UDP, PING, ICMP, OTHER, CLASSES, ACTIONS = XDP_REDIRECT + 1 };
 struct count { u64 packets, bytes; };
 BPF_PERCPU_ARRAY(counts, struct count, ACTIONS * CLASSES);
 
-#define SRC 1
-#define SPORT 2
-#define DPORT 3
+enum { NO_FIELD, SRC, SPORT, DPORT };   /* values of TOP, the field of -t */
 struct key {
-    u32 value[4];       /* an address or a port, see TOP */
+    u32 value[4];       /* an address or a port */
     u16 size;           /* its size in bytes, 0 if the packet has none */
     u8 protocol, action;
 };
-#if TOP
-BPF_TABLE("percpu_hash", struct key, u64, top, TOP_ENTRIES);
+BPF_TABLE("percpu_hash", struct key, u64, top, TOP ? TOP_ENTRIES : 1);
 BPF_PERCPU_ARRAY(no_room, u64, 1);
-#endif
 
 static __always_inline void count_packet(struct key *key, u64 bytes)
 {
     u32 cell = key->action * CLASSES + key->protocol, zero = 0;
+    u64 amount = BITS ? bytes : 1, *sum;
     struct count *count = counts.lookup(&cell);
 
     if (count) {
         count->packets++;
         count->bytes += bytes;
     }
-#if TOP
-    u64 packets = 1, amount = AMOUNT, *sum = top.lookup(key);
+    if (!TOP)
+        return;
+    sum = top.lookup(key);
     if (!sum && top.update(key, &amount))
         sum = no_room.lookup(&zero);
     if (sum)
         *sum += amount;
-#endif
 }
 
 /* A fragment counts by its protocol; only the first one has what follows. */
@@ -269,28 +264,26 @@ int watch_entry(u64 *ctx)
 
     if (!packet)
         return 0;
-    __builtin_memset(packet, 0, sizeof(*packet));
+    packet->xdp = 0;
     /* The program can be on other interfaces, too. */
     if (MEMBER(u32, dev, net_device_ifindex) != IFINDEX ||
         MEMBER(u32, net, net_ns + ns_common_inum) != NETNS)
         return 0;
+    *packet = (struct entered){.xdp = xdp, .bytes = end - data};
     packet->key.protocol = frame_class(data, end, &packet->key);
-    packet->bytes = end - data;
-    packet->xdp = xdp;
     return 0;
 }
 
 int watch_exit(u64 *ctx)
 {
-    u64 action = ctx[1];
+    u32 action = *(volatile u64 *)&ctx[1];      /* no narrower load */
     int zero = 0;
     struct entered *packet = entered.lookup(&zero);
 
     if (!packet || packet->xdp != (void *)ctx[0])
         return 0;
     packet->xdp = 0;
-    asm volatile("" : "+r"(action));    /* no narrower load of ctx[1] */
-    packet->key.action = (u32)action < ACTIONS ? action : XDP_ABORTED;
+    packet->key.action = action < ACTIONS ? action : XDP_ABORTED;
     count_packet(&packet->key, packet->bytes);
     return 0;
 }
@@ -322,38 +315,33 @@ class BtfType(Structure):               # struct btf_type
 class BtfMember(Structure):             # struct btf_member
     _fields_ = u32s("name_off type offset")
 
-def member_offsets():
-    """Return offsets in bytes in kernel structures by "structure.member"."""
-    lib.libbpf_find_kernel_btf.restype = ctypes.c_void_p
-    lib.btf__type_by_id.restype = ctypes.c_void_p
-    lib.btf__name_by_offset.restype = ctypes.c_char_p
-    btf, offsets = ctypes.c_void_p(lib.libbpf_find_kernel_btf()), {}
-    if not btf or lib.libbpf_get_error(btf):
-        die("can't watch: requires CONFIG_DEBUG_INFO_BTF")
-    for structure in {name.split(".")[0] for name in MEMBERS}:
-        number = lib.btf__find_by_name_kind(
-            btf, structure.encode(), BTF_KIND_STRUCT)
-        address = lib.btf__type_by_id(btf, number)
-        if address is None:
-            continue
+def member_offset(btf, name):
+    """Return the offset in bytes of a "structure.member" of the kernel."""
+    structure, wanted = name.encode().split(b".")
+    number = lib.btf__find_by_name_kind(btf, structure, BTF_KIND_STRUCT)
+    address = lib.btf__type_by_id(btf, number)
+    if address:
         members = BtfMember * (BtfType.from_address(address).info & 0xffff)
         for member in members.from_address(address + sizeof(BtfType)):
-            name = lib.btf__name_by_offset(btf, member.name_off).decode()
-            offsets[structure + "." + name] = (member.offset & 0xffffff) // 8
-    return offsets
+            if lib.btf__name_by_offset(btf, member.name_off) == wanted:
+                return (member.offset & 0xffffff) // 8
+    die("can't watch: the kernel's BTF has no " + name)
 
 def program(index, watched):
     """Return the C text, for watching or for a program of its own."""
-    macros = {"TOP": args.top.upper() if args.top else 0, "AMOUNT": amount,
+    macros = {"TOP": (args.top or "no_field").upper(), "BITS": int(args.bits),
               "TOP_ENTRIES": TOP_ENTRIES}
     if watched:
+        lib.libbpf_find_kernel_btf.restype = ctypes.c_void_p
+        lib.btf__type_by_id.restype = ctypes.c_void_p
+        lib.btf__name_by_offset.restype = ctypes.c_char_p
+        btf = ctypes.c_void_p(lib.libbpf_find_kernel_btf())
+        if not btf or lib.libbpf_get_error(btf):
+            die("can't watch: requires CONFIG_DEBUG_INFO_BTF")
         macros["IFINDEX"] = index
         macros["NETNS"] = os.stat("/proc/self/ns/net").st_ino
-        offsets = member_offsets()
         for name in MEMBERS:
-            if name not in offsets:
-                die("can't watch: the kernel's BTF has no " + name)
-            macros[name.replace(".", "_")] = offsets[name]
+            macros[name.replace(".", "_")] = member_offset(btf, name)
     text = ["#define %s %s\n" % macro for macro in macros.items()]
     return "".join(text) + bpf_text
 
@@ -361,7 +349,8 @@ def advice(error):
     """Return what to do about an error, or the error."""
     headers = "/lib/modules/%s/build" % os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
-    if re.search("not permitted|super-user", str(error)):
+    denied = re.search("not permitted|super-user", str(error))
+    if denied or not supported(BPF_PROG_TYPE_XDP, 0):
         return ("requires CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW; to"
                 " watch a program CAP_SYS_ADMIN; in a container: --privileged")
     if not os.path.exists(headers + "/include"):
@@ -371,21 +360,20 @@ def advice(error):
     return error
 
 def find_program(index):
-    """Return the ID of the interface's XDP program, 0 if it has none."""
+    """Return the ID of the interface's XDP program, 0 if it has none, None if
+    the kernel does not say."""
     number = c_uint32()
     if hasattr(lib, "bpf_xdp_query_id"):        # libbpf 0.7
-        error = lib.bpf_xdp_query_id(index, 0, byref(number))
-        if error:
-            raise OSError(-error, os.strerror(-error))
+        if lib.bpf_xdp_query_id(index, 0, byref(number)):
+            return None
     return number.value
 
 def find_watched(index):
     """Return the ID of the program to watch, 0 for none, or exit."""
-    try:
-        watched = find_program(index)
-    except OSError as e:
-        die("can't ask which XDP program %s has: %s" % (
-            args.interface, e.strerror))
+    watched = find_program(index)
+    if watched is None:
+        die("can't query the XDP program of %s: %s" % (
+            args.interface, last_error()))
     if watched and len(args.modes) == 1:
         die("%s has an XDP program, which is watched: -S and -N are for "
             "protostats' own" % args.interface, 2)
@@ -421,7 +409,7 @@ def extension_of(number, function):
     return 0
 
 def watch(bpf, number):
-    """Trace the interface's program. Return a title, and the tracers."""
+    """Trace the interface's program. Return a title."""
     target = lib.bpf_prog_get_fd_by_id(number)
     if target < 0:
         error = last_error()
@@ -434,7 +422,6 @@ def watch(bpf, number):
         args.interface, info.name.decode(errors="replace"), number)
     if not function.type_id:
         die("%s: can't be traced, it has no BTF" % title)
-    tracers = []
     for name, kind in ((b"watch_entry", BPF_TRACE_FENTRY),
                        (b"watch_exit", BPF_TRACE_FEXIT)):
         code = bpf.dump_func(name)
@@ -447,15 +434,15 @@ def watch(bpf, number):
             die("%s: the kernel refuses to trace it (%s)" % (
                 title, last_error()))
         tracers.append(fd)
-    return title, tracers
+    return title
 
 def attach(fd, index):
-    """Attach until the process ends. Return a title, and no tracers."""
+    """Attach by a bpf_link, which ends with the process. Return a title."""
     title = args.interface
     for mode in args.modes:
         options = LinkCreateOpts(sizeof(LinkCreateOpts), MODES[mode])
         if lib.bpf_link_create(fd, index, BPF_XDP, byref(options)) >= 0:
-            return "%s, %s mode" % (title, mode), []
+            return "%s, %s mode" % (title, mode)
         title += ", no %s mode (%s)" % (mode, last_error())
     die("can't attach to %s; requires Linux 5.9. If it has an XDP program (ip "
         "link show dev %s), libbpf 0.7 can watch it" % (title, args.interface))
@@ -463,15 +450,14 @@ def attach(fd, index):
 def read_counts(bpf):
     """Return packets and bytes so far by class, by action and by both."""
     counts = collections.Counter()
-    for action, number in ACTIONS.items():
+    for number, action in enumerate(ACTIONS):
         for i, name in enumerate(CLASSES):
             for cpu in bpf["counts"][number * len(CLASSES) + i]:
                 for key in (name, action, (name, action), "all",
                             ("all", action)):
                     counts["packets", key] += cpu.packets
                     counts["bytes", key] += cpu.bytes
-    if args.top:
-        counts["no_room"] = bpf["no_room"].sum(0).value
+    counts["no_room"] = bpf["no_room"].sum(0).value
     return counts
 
 def read_top(bpf):
@@ -486,7 +472,8 @@ def read_top(bpf):
         die("can't read what -t counts: " + last_error())
     sums = []
     for i in range(number.value):
-        sums.append((sum(values[cpus * i:cpus * (i + 1)]), keys[i]))
+        of_cpus = values[cpus * i:cpus * (i + 1)]
+        sums.append((sum(of_cpus), keys[i]))
     return sorted(sums, key=lambda pair: -pair[0])
 
 def value_text(key):
@@ -513,17 +500,18 @@ def count_rows(new, scale):
     def cells(keys):
         return [rate(scale * new[amount, key]) for key in keys]
     if args.table:
-        return [[name] + cells([(name, action) for action in ACTIONS])
+        return [[name] + cells([(name, action) for action in SHOWN_ACTIONS])
                 for name in CLASSES]
-    dropped = new["packets", "DROP"] / max(1, new["packets", "all"])
-    return [cells(columns) + ["%.1f" % (100 * dropped)]]
+    whole = max(1, new["packets", "all"])
+    dropped = 100 * new["packets", "DROP"] / whole
+    return [cells(columns) + ["%.1f" % dropped]]
 
 def top_rows(sums, rest, scale):
     """Return rows of cells: the ten most frequent values, and all others."""
     rows = []
     for number, key in sums[:10]:
         rows.append([value_text(key), CLASSES[key.protocol],
-                     ACTION_NAMES[key.action], rate(scale * number)])
+                     ACTIONS[key.action], rate(scale * number)])
     rest += sum(number for number, _ in sums[10:])
     if rest:
         rows.append(["others", "-", "-", rate(scale * rest)])
@@ -536,21 +524,22 @@ def write(text, file=sys.stdout):
         die("can't write: %s" % e.strerror)
 
 def write_totals(title, counts):
-    form = "%-5s %14s %11s %11s %11s %11s %11s"
-    lines = ["\n" + title, form % ("CLASS", "BYTES", *ACTIONS)]
+    form = "%-5s %14s %11s %11s %11s %11s %10s"
+    file = sys.stderr if args.csv else sys.stdout
+    write("\n" + title, file)
+    write(form % ("CLASS", "BYTES", *SHOWN_ACTIONS), file)
     for name in CLASSES + ["all"]:
-        packets = [counts["packets", (name, action)] for action in ACTIONS]
-        lines.append(form % (name, counts["bytes", name], *packets))
-    write("\n".join(lines), sys.stderr if args.csv else sys.stdout)
+        packets = [counts["packets", (name, action)]
+                   for action in SHOWN_ACTIONS]
+        write(form % (name, counts["bytes", name], *packets), file)
 
-def report_skipped(tracers):
+def report_skipped():
     """Report how often the kernel skipped a tracer (Linux 5.12)."""
-    misses = [0]
-    for fd in tracers:
-        with open("/proc/self/fdinfo/%d" % fd) as f:
-            misses += map(int, re.findall(r"misses:\s*(\d+)", f.read()))
-    if any(misses):
-        warn("the kernel skipped at least %d packets" % max(misses))
+    infos = [open("/proc/self/fdinfo/%d" % fd).read() for fd in tracers]
+    misses = re.findall(r"misses:\s*(\d+)", "".join(infos))
+    skipped = max(map(int, misses), default=0)
+    if skipped:
+        warn("the kernel skipped at least %d packets" % skipped)
 
 def stop(signum, _):
     global stop_requested
@@ -565,13 +554,14 @@ def show(bpf, new, seconds):
     else:
         rows = count_rows(new, scale)
     now = time.strftime("%H:%M:%S")
-    if not block:
-        rows = [[now] + cells for cells in rows]
-    lines = [line % tuple(cells) for cells in rows]
     if block:
-        lines = [now, line % tuple(titles), *lines, ""]
-    for text in lines:
-        write(text)
+        write("%s\n%s" % (now, line % tuple(titles)))
+    for cells in rows:
+        if not block:
+            cells = [now] + cells
+        write(line % tuple(cells))
+    if block:
+        write("")
 
 def trace(bpf, index, port, watched):
     """Show rates until the end. Return why counting can't go on, or None."""
@@ -579,15 +569,14 @@ def trace(bpf, index, port, watched):
     stdout.register(1, 0)
     then = now = time.monotonic()
     due, before, rows = now + args.interval, read_counts(bpf), 0
+    pause = 300 if watched else 100     # ms; a query can take 10
     while rows < args.count and not stop_requested:
-        if stdout.poll(min(300 if watched else 100, 1000 * (due - now))):
+        if stdout.poll(min(pause, 1000 * (due - now))):
             sys.exit()          # the reader left
         if not port.getsockname()[3]:
             return "%s is gone" % args.interface
-        with contextlib.suppress(OSError):      # no answer: the next time
-            if watched and find_program(index) != watched:
-                return ("the program was replaced or removed; run %s again" %
-                        prog)
+        if watched and find_program(index) not in (watched, None):
+            return "the program was replaced or removed; run %s again" % prog
         now = time.monotonic()
         if now >= due:
             after = read_counts(bpf)
@@ -629,7 +618,7 @@ def main():
         fd = None if watched else bpf.load_func("protostats", BPF.XDP).fd
     except Exception as e:      # BCC raises no other class
         die("can't load the program: %s" % advice(e))
-    title, tracers = watch(bpf, watched) if watched else attach(fd, index)
+    title = watch(bpf, watched) if watched else attach(fd, index)
     begin = time.monotonic()
     for signum in signal.SIGINT, signal.SIGTERM:
         signal.signal(signum, stop)
@@ -639,7 +628,7 @@ def main():
     problem = trace(bpf, index, port, watched)
     title += ", %.1f s:" % (time.monotonic() - begin)
     write_totals(title, read_counts(bpf))
-    report_skipped(tracers)
+    report_skipped()
     if problem:
         die(problem)
 
@@ -649,13 +638,13 @@ amount, factor, unit = "packets", 1, ""
 if args.bits:
     amount, factor, unit = "bytes", 8, "bit/s"
 suffix = unit if args.csv else ""
-columns = [*ACTIONS, *CLASSES]
-if not args.csv:                # a line of text has no room for all
-    columns = [*ACTIONS, "TCP", "UDP", "ping"]
+columns = [*SHOWN_ACTIONS, *CLASSES]
+if not args.csv:
+    del columns[-2:]            # a line of text has no room for them
 titles = [name.upper() + suffix for name in columns] + ["DROP%"]
 line = "%-8s %7s %7s %7s %8s %7s %7s %7s %7s %5s"
 if args.table:
-    titles = ["CLASS"] + [name + suffix for name in ACTIONS]
+    titles = ["CLASS"] + [name + suffix for name in SHOWN_ACTIONS]
     line = "%-5s %9s %9s %9s %9s %9s"
 if args.top:
     titles = [args.top.upper(), "CLASS", "ACTION", "RATE" + unit]
@@ -666,5 +655,5 @@ if args.csv:
     line = "%s" + ",%s" * (len(titles) - 1)
 elif unit and not args.top:
     titles[0] = unit
-stop_requested = False
+tracers, stop_requested = [], False
 main()

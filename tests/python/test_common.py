@@ -197,9 +197,10 @@ def test_no_tracefs(tool, hidden):
 
 
 @each_tool
-@pytest.mark.parametrize("kept", ["", ",+net_admin,+sys_ptrace"])
+@pytest.mark.parametrize("kept", [
+    "", ",+net_admin,+sys_ptrace", ",+net_raw,+net_admin"])
 def test_no_capabilities(tool, kept):
-    """As root in a container that is not privileged."""
+    """As root in a container that is not privileged. Docker grants NET_RAW."""
     done = run_here(tool, prefix=[
         "setpriv", "--bounding-set=-all" + kept, "--inh-caps=-all"])
     check_refusal(done, "CAP_BPF", "--privileged")

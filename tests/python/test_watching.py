@@ -1,5 +1,4 @@
-"""protostats: what another's XDP program does with packets, counted beside it
-without touching it."""
+"""protostats watching another XDP program, which does not change."""
 
 import collections
 import ctypes
@@ -82,7 +81,7 @@ def send(port, *frames):
 
 
 def counted(tool):
-    """Return {(class, action): packets} at the end, of what there was."""
+    """Return {(class, action): packets} at the end, without zeros."""
     titles, *rows = table_at_end(tool)
     return {(row[0], action): int(cell) for row in rows[:-1]
             for action, cell in zip(titles[2:], row[2:]) if cell != "0"}

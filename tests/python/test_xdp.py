@@ -1,4 +1,4 @@
-"""What XDP tools do with packets and interfaces. They leave nothing there."""
+"""countp and protostats: counts, actions, attachment, errors."""
 
 import collections
 import concurrent.futures
@@ -100,7 +100,7 @@ def check_parser(tool, port, actions, frames):
 
 @each_tool
 def test_reader(tool):
-    """The plain reading that other tests trust, against what is known."""
+    """Check the tests' own classifier against the known frames."""
     for kind, frames in KNOWN.items():
         for frame in frames:
             assert classify(tool, frame) == class_of(tool, kind), frame.hex()
@@ -120,7 +120,7 @@ POLICIES = {
     ("countp", policy, 40000) for policy in POLICIES] + [
     ("protostats", "", 200000)])
 def test_parser(tool, policy, count, network):
-    """Any frame, and any action for it."""
+    """Run the XDP program on many valid and broken frames, by each policy."""
     actions = dict(ACTIONS[tool], **POLICIES[policy])
     with network.near.tool(tool, *OPTIONS[tool], *policy.split()) as running:
         check_parser(running, network.near, actions, corpus(count, policy))
@@ -173,7 +173,7 @@ def test_rates(tool, mode, network):
         with Wire(network.far) as far:
             far.send(*[UDP, UDP, UDP, TCP] * 5003)
     with network.near.tool(tool, OPTION[mode], "-jb" if bits else "-j",
-                           "0.5") as running:
+                           "2") as running:
         with concurrent.futures.ThreadPoolExecutor(len(cpus)) as threads:
             list(threads.map(send, cpus))
         wait_for_rows(running, 2)
@@ -185,9 +185,9 @@ def test_rates(tool, mode, network):
     rows = list(csv.DictReader(running.lines()))
     rates = [float(row[column]) for row in rows]
     assert min(rates) >= 0
-    # An interval can take longer than 0.5 s: then a rate is lower.
-    share = 0.5 * sum(rates) / (number * (8 * len(UDP) if bits else 1))
-    assert 0.6 < share < 1.05
+    # A row can be late: then a rate is lower, and the next one is higher.
+    share = 2 * sum(rates) / (number * (8 * len(UDP) if bits else 1))
+    assert 0.5 < share < 2
     percent = "75.0" if tool == "countp" else "0.0"
     assert rows[rates.index(max(rates))]["DROP%"] == percent
     if tool == "countp":
@@ -282,8 +282,8 @@ def test_busy(tool, mode, attached, options, network):
 @pytest.mark.parametrize("option, change", [
     ("-N", ["del", "near1"]), ("-S", ["set", "near1", "netns", "1"])])
 def test_interface_goes(tool, option, change, network):
-    """It is renamed, which does not matter, and then removed, or moved to
-    another namespace. Idle, the tool costs 2% of a CPU at most."""
+    """Rename the interface, which changes nothing. Then remove it, or move it
+    to another namespace. An idle tool uses 2% of a CPU at most."""
     with Wire(network.far) as far:
         running = network.near.tool(tool, option, "999999999").start()
         far.send(*[TCP] * COUNT)
@@ -331,6 +331,8 @@ def replaced(function, result):
                 function, function, result)]
 
 
+# As libbpf does when netlink is interrupted.
+NO_ANSWER = "(__import__('ctypes').set_errno(4), -4)[1]"
 REFUSALS = [    # interface, prefix, message
     ("near0", replaced("bpf_link_create", "-1"), "requires Linux 5.9")] + [
         (name, [], "no network interface") for name in (
@@ -570,6 +572,21 @@ def test_top_of_a_million_sources(network):
     assert totals(tool)["UDP"][0] == 2 * 10**6
 
 
+def test_top_in_bits(network):
+    """As text: bits of whole frames, in less than 80 columns."""
+    with network.near.tool("protostats", "-bt", "dport", "1") as tool, \
+            Wire(network.far) as far:
+        far.send(*[UDP] * COUNT)
+        wait_until(lambda: any(" UDP " in row for row in tool.rows))
+        wait_for_rows(tool, 8)
+    rows = list(map(str.split, tool.rows))
+    assert ["DPORT", "CLASS", "ACTION", "RATEbit/s"] in rows
+    assert max(map(len, tool.lines())) < 80
+    rates = [float(row[3]) for row in rows if row[1:3] == ["UDP", "PASS"]]
+    sent = COUNT * 8 * len(UDP)
+    assert 0.5 < sum(rates) / sent < 2      # see test_rates
+
+
 @pytest.mark.skipif(not hasattr(lib, "bpf_xdp_query_id"),
                     reason="libbpf is older than 0.7 here")
 def test_refuses_to_watch(network):
@@ -584,8 +601,8 @@ def test_refuses_to_watch(network):
                  "requires CONFIG_DEBUG_INFO_BTF"),
                 (replaced("btf__find_by_name_kind", "-2"),
                  "the kernel's BTF has no xdp_buff.data\n"),
-                (replaced("bpf_xdp_query_id", "-4"), "can't ask which XDP "
-                 "program near0 has: Interrupted system call\n"),
+                (replaced("bpf_xdp_query_id", NO_ANSWER), "can't ask which "
+                 "XDP program near0 has: Interrupted system call\n"),
                 (["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"],
                  "can't watch near0's program: requires CAP_BPF"),
                 (replaced("bpf_prog_load", "-1") if supports else [],
