@@ -72,8 +72,7 @@ def warn(message):
     print("%s: %s" % (prog, message), file=sys.stderr, flush=True)
 
 def die(message):
-    warn(message)
-    sys.exit(1)
+    sys.exit("%s: %s" % (prog, message))
 
 def advice_list(text):
     """Return the numbers of a list such as DONTNEED,FREE,25."""
@@ -165,19 +164,11 @@ if aggregate and (args.mapping or args.user_stack):
     parser.error("-S and -H do not go with -M and -U")
 if args.histogram and (args.csv or args.name):
     parser.error("-H does not go with -j and -n")
-if args.refaults and not args.summary:
-    parser.error("-R requires -S")
+if args.refaults and (args.failed or not args.summary):
+    parser.error("-R requires -S, and does not go with -x")
 if args.interval != NEVER and not aggregate:
     parser.error("an interval requires -S or -H")
 
-filter_text = """
-#define ANY (-2147483647 - 1)
-#define ONLY_PID (%(pid)d)
-#define ONLY_FAILED %(failed)d
-#define MIN_US %(min_us)f
-#define SHOW_SUMMARY %(summary)d
-#define SHOW_HISTOGRAM %(histogram)d
-"""
 bpf_text = """
 #include <uapi/linux/ptrace.h>
 #include <uapi/linux/bpf_perf_event.h>
@@ -192,14 +183,7 @@ struct event {
 #ifdef MAX_FRAMES
     u64 stack[MAX_FRAMES];
 #endif
-#ifdef PAGE_BITS
-    u64 give_back;      /* 1 + index of the advice in GIVE_BACK, or 0 */
-#endif
 };
-/* FREE, PAGEOUT, REMOVE, DONTNEED_LOCKED, DONTNEED give pages back: the last
-   explains a page fault better than the first. */
-#define GIVE_BACK {8, 21, 9, 24, 4}
-#define GIVE_BACK_COUNT 5
 /* By thread. Entries stay: deleting would cost 200 ns. CPUs take 128 each. */
 BPF_TABLE("lru_hash", u32, struct event, calls, 65536);
 BPF_PERCPU_ARRAY(lost, u64, 1);
@@ -233,13 +217,6 @@ static __always_inline int enter(u64 addr, u64 len, s32 advice, s32 pidfd)
     struct event new = {
         .ts = bpf_ktime_get_ns(), .addr = addr, .len = len, .pid = pid,
         .tid = tid, .advice = advice, .pidfd = pidfd};
-#ifdef PAGE_BITS
-    s32 advices[] = GIVE_BACK;
-#pragma unroll
-    for (int i = 0; i < GIVE_BACK_COUNT; i++)
-        if (advice == advices[i])
-            new.give_back = i + 1;
-#endif
     if (event)
         *event = new;
     else if (calls.update(&tid, &new))
@@ -268,7 +245,7 @@ static __always_inline int leave(void *ctx, long ret)
         bpf_probe_read_user(&event->addr, 16, (void *)event->addr);
     if (event->pidfd != ANY && ret >= 0)
         event->len = ret;
-    if (event->ns >= (u64)(MIN_US * 1000) && (ret < 0 || !ONLY_FAILED))
+    if (event->ns >= MIN_NS && (ret < 0 || !ONLY_FAILED))
         output(ctx, event);
     event->ts = 0;
     return 0;
@@ -331,17 +308,14 @@ BPF_HISTOGRAM(histogram, struct advice_slot, SHOW_HISTOGRAM ? 10240 : 1);
 static __always_inline void add(struct event *event)
 {
     struct process_advice key = {event->pid, event->advice};
-    struct sum *sum = sums.lookup(&key);
+    struct sum empty = {}, *sum = sums.lookup_or_try_init(&key, &empty);
 
-    if (!sum) {
-        struct sum empty = {};
-        bpf_get_current_comm(empty.comm, sizeof(empty.comm));
-        sum = sums.lookup_or_try_init(&key, &empty);
-    }
     if (!sum) {
         count_lost();
         return;
     }
+    if (!sum->calls)
+        bpf_get_current_comm(sum->comm, sizeof(sum->comm));
     __sync_fetch_and_add(&sum->ns, event->ns);
     if (event->lock_ns)
         __sync_fetch_and_add(&sum->lock_ns, event->lock_ns);
@@ -354,7 +328,7 @@ static __always_inline void add(struct event *event)
     }
     if (event->ns > sum->max_ns)            /* may be lost when preempted */
         sum->max_ns = event->ns;
-    __sync_fetch_and_add(&sum->calls, 1);   /* last: a new call is printed */
+    __sync_fetch_and_add(&sum->calls, 1);   /* last: it makes a row */
 }
 
 static __always_inline void output(void *ctx, struct event *event)
@@ -403,40 +377,37 @@ refaults_text = """
 #if __clang_major__ < 12
 #error "-R requires LLVM 12"
 #endif
-struct block { u64 pid, number; };      /* 64 pages */
-/* A bit for each page that was given back, by the index of the advice. */
-struct given_back { u64 pages[GIVE_BACK_COUNT]; };
+/* DONTNEED, FREE, REMOVE, PAGEOUT, DONTNEED_LOCKED give pages back. */
+#define GIVE_BACK (1 << 4 | 1 << 8 | 1 << 9 | 1 << 21 | 1 << 24)
+#define ADVICES 25
+#define MAX_BLOCKS 1025     /* 256 Mbytes of 4 Kbyte pages */
+struct block { u64 pid, number; };              /* 64 pages */
+/* A bit for each page that was given back, by advice. */
+struct given_back { u64 pages[ADVICES]; };
 BPF_HASH(blocks, struct block, struct given_back, 65536);
-
-static __always_inline void set_bits(struct block *block, u64 index, u64 bits)
-{
-    struct given_back empty = {}, *given;
-
-    given = blocks.lookup_or_try_init(block, &empty);
-    if (given && index < GIVE_BACK_COUNT)
-        __sync_fetch_and_or(&given->pages[index], bits);
-    else
-        count_lost();
-}
 
 static __always_inline void give_back(struct event *event)
 {
     u64 first = event->addr >> PAGE_BITS, bits = ~0ULL << (first & 63);
     u64 last = (event->addr + event->len - 1) >> PAGE_BITS;
     struct block block = {event->pid, first / 64};
+    struct given_back empty = {}, *given;
+    u32 advice = event->advice;
 
-    if (!event->give_back || !event->len)
+    if (!event->len || advice >= ADVICES || !(GIVE_BACK >> advice & 1))
         return;
-    /* 1024 whole blocks have 256 Mbytes of 4 Kbyte pages. */
-    for (int i = 0; i < 1024 && block.number < last / 64; i++) {
-        set_bits(&block, event->give_back - 1, bits);
+    for (int i = 0; i < MAX_BLOCKS && block.number <= last / 64; i++) {
+        if (block.number == last / 64)
+            bits &= ~0ULL >> (63 - (last & 63));
+        given = blocks.lookup_or_try_init(&block, &empty);
+        if (given)
+            __sync_fetch_and_or(&given->pages[advice], bits);
+        else
+            count_lost();
         bits = ~0ULL;
         block.number++;
     }
-    if (block.number == last / 64)
-        set_bits(&block, event->give_back - 1,
-                 bits & ~0ULL >> (63 - (last & 63)));
-    else
+    if (block.number <= last / 64)
         count_lost();
 }
 
@@ -445,21 +416,23 @@ static __always_inline int page_fault(u64 address)
     u64 pid = bpf_get_current_pid_tgid() >> 32, page = address >> PAGE_BITS;
     u64 bit = 1ULL << (page & 63);
     struct block block = {pid, page / 64};
-    struct process_advice key = {.pid = pid, .advice = ANY};
-    s32 advices[] = GIVE_BACK;
+    struct process_advice key = {.pid = pid};
+    u32 advices[] = {8, 21, 9, 24, 4};  /* the last explains the fault best */
     struct given_back *given = 0;
-    struct sum *sum;
+    struct sum *sum = 0;
 
     if (ONLY_PID == ANY || pid == ONLY_PID)
         given = blocks.lookup(&block);
     if (!given)
         return 0;
 #pragma unroll
-    for (int i = 0; i < GIVE_BACK_COUNT; i++)
-        if ((given->pages[i] & bit) &&
-            (__sync_fetch_and_and(&given->pages[i], ~bit) & bit))
+    for (int i = 0; i < 5; i++) {
+        u64 *pages = &given->pages[advices[i]];
+        if ((*pages & bit) && (__sync_fetch_and_and(pages, ~bit) & bit)) {
             key.advice = advices[i];
-    sum = sums.lookup(&key);
+            sum = sums.lookup(&key);
+        }
+    }
     if (sum)
         __sync_fetch_and_add(&sum->refaults, 1);
     return 0;
@@ -488,7 +461,8 @@ TRACEPOINT_PROBE(syscalls, sys_exit_%(name)s)
 #define ARG(n) a##n
 int syscall__%(name)s(struct pt_regs *ctx, u64 a1, u64 a2, u64 a3, u64 a4)
 { return enter(%(args)s); }
-int leave_%(name)s(struct pt_regs *ctx) { return leave(ctx, PT_REGS_RC(ctx)); }
+int kretprobe__%(function)s(struct pt_regs *ctx)
+{ return leave(ctx, PT_REGS_RC(ctx)); }
 """}
 
 def kernel_symbols():
@@ -504,7 +478,12 @@ def program(probe):
     """Return the C text for a probe type."""
     symbols = kernel_symbols()
     wanted = ["advice == %d" % number for number in args.advice]
-    macros = {"ONLY_ADVICES": " || ".join(wanted) or 1}
+    macros = {
+        "ANY": "(%d)" % ANY, "ONLY_PID": args.pid,
+        "ONLY_ADVICES": " || ".join(wanted) or 1,
+        "ONLY_FAILED": int(args.failed), "MIN_NS": int(args.min_us * 1000),
+        "SHOW_SUMMARY": int(args.summary),
+        "SHOW_HISTOGRAM": int(args.histogram)}
     if args.refaults:
         macros["PAGE_BITS"] = PAGE_BYTES.bit_length() - 1
     if args.user_stack:
@@ -516,13 +495,13 @@ def program(probe):
     if b"bpf_ringbuf_output\n" in symbols:
         macros["RING_PAGES"] = RING_BYTES // PAGE_BYTES
     text = ["#define %s %s\n" % macro for macro in macros.items()]
-    text += [filter_text % vars(args), filter_by_containers(args), bpf_text]
+    text += [filter_by_containers(args), bpf_text]
     text.append(sums_text if aggregate else rows_text)
     if args.lock:
         text.append(lock_text)
     if args.refaults:
         text.append(refaults_text)
-    prefix = ""
+    prefix = "sys_"             # of kprobes, BCC replaces it
     if probe == "fentry":
         prefix = BPF.get_syscall_prefix(BPF).decode()
     for name in SYSCALLS:
@@ -534,17 +513,14 @@ def program(probe):
 
 @contextlib.contextmanager
 def silenced(silent):
-    """Discard what the block prints, also from C, if silent is true."""
-    saved = os.dup(1), os.dup(2)
+    """Discard what the block prints on stderr, also from C, if silent."""
+    saved = os.dup(2)
     if silent:
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
-        os.dup2(1, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         yield
     finally:
-        lib.fflush(None)
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
+        os.dup2(saved, 2)
 
 def load(probe):
     """Return a BPF object, attached. Exception if the kernel refuses it."""
@@ -556,10 +532,9 @@ def load(probe):
                 "tracing; mount -t debugfs debugfs /sys/kernel/debug")
     text = program(probe)
     bpf = BPF(text=text, cflags=["-w"])     # attaches all but the following
-    for name in re.findall(r"int leave_(\w+)", text):
-        function = bpf.get_syscall_fnname(name.encode())
-        bpf.attach_kretprobe(event=function, fn_name="leave_" + name)
-        bpf.attach_kprobe(event=function, fn_name="syscall__" + name)
+    for name in re.findall(r"int syscall__(\w+)", text):
+        bpf.attach_kprobe(event=bpf.get_syscall_fnname(name.encode()),
+                          fn_name="syscall__" + name)
     if args.refaults and "#define HAS_PAGE_FAULT_USER" not in text:
         bpf.attach_perf_event(
             ev_type=PerfType.SOFTWARE, ev_config=PerfSWConfig.PAGE_FAULTS,
@@ -626,6 +601,9 @@ def size(count):
     number = tenths // 10 if tenths >= 1000 else tenths / 10
     return "%g%s" % (number, " KMGTPE"[unit])
 
+def advice_name(number):
+    return ADVICES.get(number, number)
+
 def error_name(number):
     return errno.errorcode.get(number, number)
 
@@ -634,41 +612,32 @@ def average(row, ns):
     return "%.2f" % (ns / max(row.calls, 1) / 1e3)
 
 def result(event):
-    return size(event.ret) if event.ret >= 0 else error_name(-event.ret)
+    if event.ret < 0:
+        return error_name(-event.ret)
+    return size(event.ret)
 
 @functools.lru_cache(maxsize=None)
-def pidfd_target(pid, fd):
-    """Return the process that a pidfd of another one is for, or None."""
-    if fd in PIDFD_SELF:
+def target(pid, pidfd):
+    """Return the process that a call is for, or None if it is unknown."""
+    if pidfd == ANY or pidfd in PIDFD_SELF:
         return pid
-    if not in_host_pids:
-        return None
     with contextlib.suppress(OSError), open(
-            "/proc/%d/fdinfo/%d" % (pid, fd), "rb") as f:
+            "/proc/%d/fdinfo/%d" % (pid, pidfd), "rb") as f:
         found = re.search(rb"\nPid:\t([1-9]\d*)\n", f.read())
-        if found:
+        if found and in_host_pids:
             return int(found.group(1))
-    return None
-
-def target(event):
-    """Return the process that the call is for, or None if it is unknown."""
-    if event.pidfd == ANY:
-        return event.pid
-    return pidfd_target(event.pid, event.pidfd)
 
 @functools.lru_cache(maxsize=None)
 def memory_map(pid):
     """Return the (end, start, name) of each mapping of a process."""
-    try:
-        with open("/proc/%s/maps" % pid, "rb") as f:
-            lines = re.findall(rb"(\w+)-(\w+)(?: +\S+){4} *(.*)", f.read())
-    except OSError:
-        return []
+    lines = []
+    with contextlib.suppress(OSError), open("/proc/%s/maps" % pid, "rb") as f:
+        lines = re.findall(rb"(\w+)-(\w+)(?: +\S+){4} *(.*)", f.read())
     return [(int(end, 16), int(start, 16), name) for start, end, name in lines]
 
 def mapping(event):
     """Return the name of what is mapped at the event's address."""
-    found = memory_map(target(event))
+    found = memory_map(target(event.pid, event.pidfd))
     i = bisect.bisect(found, (event.addr + 1,))     # the first that ends later
     if i == len(found) or event.addr < found[i][1]:
         return "-"
@@ -692,35 +661,30 @@ def stack(event):
     return ";".join(frames) if args.csv else "\n    ".join([""] + frames)
 
 
-# Functions that call madvise() without a frame: in glibc and musl.
-FRAMELESS = r"((__)?madvise|process_madvise|syscall)\+.* \[(libc|ld-musl)"
 Event = collections.namedtuple(
     "Event", "ts ns lock_ts lock_ns addr len caller pid tid advice ret pidfd "
     "stack_bytes comm stack")
 event_struct = struct.Struct("=QQQQQQQIIiiii16s%ds" % (
     args.user_stack * MAX_FRAMES * 8))
 COUNTERS = ["calls", "failed", "bytes", "ns", "lock_ns", "refaults"]
-
-class Row:
-    """What a process and a kind of advice added since the last table."""
-    calls = failed = bytes = ns = lock_ns = refaults = max_ns = error = 0
-
+Row = collections.namedtuple(
+    "Row", COUNTERS + ["pid", "advice", "comm", "error", "max_ns"])
 
 pid_form = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read().strip())
 all_columns = [     # title, format, whether it is shown, value of an event
     ("TIME", "%-8s", args.timestamp, clock),
-    ("PID", pid_form, True, operator.attrgetter("pid")),
+    ("PID", pid_form, True, lambda e: e.pid),
     ("TID", pid_form, args.verbose, lambda e: e.tid),
     ("COMM", "%-15s", True, lambda e: printable(e.comm)),
-    ("ADVICE", "%-10s" if args.lock else "%-13s", True, lambda e:
-     ADVICES.get(e.advice, e.advice)),
+    ("ADVICE", "%-10s" if args.lock else "%-13s", True,
+     lambda e: advice_name(e.advice)),
     ("ADDR", "%-12s", True, lambda e: "%x" % e.addr),
     ("LEN", "%5s", True, lambda e: size(e.len)),
     ("LAT(us)", "%7.1f", True, lambda e: e.ns / 1e3),
     ("LOCK(us)", "%8.1f", args.lock, lambda e: e.lock_ns / 1e3),
     ("RET", "%-6s", True, result),
     ("TPID", pid_form if args.mapping else "%s", True, lambda e:
-     "-" if e.pidfd == ANY else target(e) or "?"),
+     "-" if e.pidfd == ANY else target(e.pid, e.pidfd) or "?"),
     ("MAPPING", "%s", args.mapping, mapping),
     ("STACK" if args.csv else "", "\b%s", args.user_stack, stack)]
 if args.summary:    # the value of a Row; print_table() completes the format
@@ -729,8 +693,7 @@ if args.summary:    # the value of a Row; print_table() completes the format
          local_time(int(time.time()))),
         ("PID", "%-", True, lambda row: row.pid),
         ("COMM", "%-", True, lambda row: printable(row.comm)),
-        ("ADVICE", "%-", True, lambda row:
-         ADVICES.get(row.advice, row.advice)),
+        ("ADVICE", "%-", True, lambda row: advice_name(row.advice)),
         ("CALLS", "%", True, lambda row: row.calls),
         ("FAILED", "%", True, lambda row: row.failed),
         ("ERROR", "%-", True, lambda row:
@@ -760,7 +723,7 @@ def write(rows, line):
         os._exit(1)     # at exit, Python would write again
 
 def print_events():
-    pidfd_target.cache_clear()
+    target.cache_clear()
     memory_map.cache_clear()
     events = map(Event._make, event_struct.iter_unpack(b"".join(batch)))
     if args.name:
@@ -769,50 +732,47 @@ def print_events():
 
 def process_name(pid):
     """Return the command name of a process, or None if it has ended."""
-    try:
-        with open("/proc/%d/comm" % pid, "rb") as f:
-            return f.read()[:-1]
-    except OSError:
-        return None
+    with contextlib.suppress(OSError), open("/proc/%d/comm" % pid, "rb") as f:
+        return f.read()[:-1]
 
-def update(row, pair, cpus):
-    """Add to a row what was added to the sums since the last reading."""
-    before = read_before[pair]
-    for name in COUNTERS:
-        total = sum(getattr(cpu, name) for cpu in cpus)
-        setattr(row, name, getattr(row, name) + total - before[name])
-        before[name] = total
-    row.pid, row.advice = pair
-    row.comm = max(bytes(cpu.comm) for cpu in cpus)     # not all CPUs have it
-    row.error = max(cpus, key=lambda cpu: cpu.error_ts).error
-    row.max_ns = max(cpu.max_ns for cpu in cpus)
+def read_row(key, cpus, comm):
+    """Return what a process and an advice added since their last row."""
+    pair = key.pid, key.advice
+    totals = [sum(getattr(cpu, name) for cpu in cpus) for name in COUNTERS]
+    added = map(operator.sub, totals, read_before[pair])
+    read_before[pair] = totals
+    comm = comm or max(bytes(cpu.comm) for cpu in cpus)     # some have none
+    latest = max(cpus, key=lambda cpu: cpu.error_ts)
+    longest = max(cpu.max_ns for cpu in cpus)
+    return Row(*added, *pair, comm, latest.error, longest)
 
-def read_sums(bpf):
-    """Update the table. Forget processes that have ended."""
-    sums, ended = bpf["sums"], set()
+def read_sums(bpf, all_rows):
+    """Add to the table all rows, or those of processes that have ended."""
+    sums = bpf["sums"]
+    ended = set()
     for key in list(sums.keys()):
-        pair = key.pid, key.advice
         # Ask first: the sums of a process that has ended are final.
         comm = process_name(key.pid) if in_host_pids else b""
-        update(table[pair], pair, sums[key])
-        table[pair].comm = comm or table[pair].comm
+        if comm is None or all_rows:
+            row = read_row(key, sums[key], comm)
+            if (row.calls or row.refaults) and args.name in row.comm:
+                table.append(row)
         if comm is None:
-            del sums[key], read_before[pair]
+            del sums[key], read_before[key.pid, key.advice]
             ended.add(key.pid)
-    for block in list(bpf["blocks"].keys()) if args.refaults and ended else ():
-        if block.pid in ended:
-            del bpf["blocks"][block]
+    if args.refaults and ended:
+        for block in list(bpf["blocks"].keys()):
+            if block.pid in ended:
+                del bpf["blocks"][block]
 
 def print_table():
     """Print what was added since the last table, most total time first."""
-    rows = []
-    for row in sorted(table.values(), key=lambda row: -row.ns):
-        if (row.calls or row.refaults) and args.name in row.comm:
-            rows.append([value(row) for value in values])
-    table.clear()
+    rows, sized = [], []
     if not args.csv:
-        rows.insert(0, titles)
-    sized = []
+        rows.append(titles)
+    for row in sorted(table, key=lambda row: -row.ns):
+        rows.append([value(row) for value in values])
+    table.clear()
     for form, cells in zip(forms, zip(*rows)):
         width = max(len(str(cell)) for cell in cells)
         sized.append("%s%ds" % (form, width))
@@ -822,13 +782,14 @@ def print_histograms(bpf):
     """Print the latencies since the last time, by advice."""
     histogram = bpf["histogram"]
     for key, cpus in bpf["latencies"].items():
-        slot, count = (key.advice, key.slot), sum(cpus)
+        slot = key.advice, key.slot
+        count = sum(cpus)
         if count > counted[slot]:
             histogram[key] = ctypes.c_uint64(count - counted[slot])
             counted[slot] = count
     histogram.print_log2_hist(
-        "nsecs", "advice", lambda number: ADVICES.get(number, number),
-        strip_leading_zero=True, bucket_sort_fn=sorted)
+        "nsecs", "advice", advice_name, strip_leading_zero=True,
+        bucket_sort_fn=sorted)
     histogram.clear()
     write([], line)     # flush
 
@@ -882,7 +843,8 @@ def trace(bpf):
     global stop_requested
     consume = None if aggregate else open_events(bpf)
     report_due = now = time.monotonic()
-    end, due = now + args.duration, now + args.interval
+    end = now + args.duration
+    due = now + args.interval
     stdout = select.poll()
     stdout.register(1, 0)
     done = reported = tables = 0
@@ -900,13 +862,14 @@ def trace(bpf):
             batch.clear()
             consume()
             print_events()
-        elif done or now >= min(due, report_due):
-            read_sums(bpf)
-        if aggregate and (done or now >= due):
+        elif done or now >= due:
+            read_sums(bpf, True)
             print_summary(bpf)
             due = max(due + args.interval, now)
             tables += 1
             done = done or tables == args.count
+        elif now >= report_due:
+            read_sums(bpf, False)
         if done or now >= report_due:
             reported = report_lost(bpf, reported)
             report_due = now + 1
@@ -943,10 +906,10 @@ def main():
 
 
 batch, lost_by_perf = [], []
-table = collections.defaultdict(Row)    # by (PID, advice), until it is printed
-read_before = collections.defaultdict(collections.Counter)  # by (PID, advice)
+table = []              # rows of -S that are not printed yet
+read_before = collections.defaultdict(lambda: [0] * len(COUNTERS))
 counted = collections.Counter()         # in latencies, by (advice, slot)
-in_host_pids = os.path.exists("/proc/self/ns/pid") and (
+in_host_pids = not os.path.exists("/proc/self/ns/pid") or (
     os.stat("/proc/self/ns/pid").st_ino == HOST_PID_INODE)
 stop_requested = False
 main()

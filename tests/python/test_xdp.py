@@ -601,8 +601,8 @@ def test_refuses_to_watch(network):
                  "requires CONFIG_DEBUG_INFO_BTF"),
                 (replaced("btf__find_by_name_kind", "-2"),
                  "the kernel's BTF has no xdp_buff.data\n"),
-                (replaced("bpf_xdp_query_id", NO_ANSWER), "can't ask which "
-                 "XDP program near0 has: Interrupted system call\n"),
+                (replaced("bpf_xdp_query_id", NO_ANSWER), "can't query the "
+                 "XDP program of near0: Interrupted system call\n"),
                 (["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"],
                  "can't watch near0's program: requires CAP_BPF"),
                 (replaced("bpf_prog_load", "-1") if supports else [],

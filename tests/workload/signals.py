@@ -104,8 +104,9 @@ def start_target():
 @contextlib.contextmanager
 def start_threads():
     """Yield the Popen of a process, and the ID of its second thread."""
-    script = ("import threading, time; thread = threading.Thread(target=time."
-              "sleep, args=[600]); thread.start(); print(thread.native_id)")
+    script = ("import threading, time; thread = threading.Thread(None, time."
+              "sleep, 'python3', [600]); thread.start(); "
+              "print(thread.native_id)")
     with subprocess.Popen([sys.executable, "-uc", script],
                           stdout=subprocess.PIPE) as process:
         yield process, int(process.stdout.readline())
