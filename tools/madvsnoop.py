@@ -893,7 +893,10 @@ def main():
             "Ubuntu), python3-bcc (Fedora), python-bcc (Arch)" % no_bcc)
     if os.geteuid() != 0:
         die("needs root: run it as root or with sudo")
-    sys.stdout = open(1, "w", 1 << 20, errors="replace")
+    try:
+        sys.stdout = open(1, "w", 1 << 20, errors="replace")
+    except OSError as e:        # it is closed
+        die("can't write: %s" % e.strerror)
     if args.ebpf:
         args.csv = False
         write([[program(args.probe.replace("auto", "tracepoint"))]], "%s")

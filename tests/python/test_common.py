@@ -175,6 +175,15 @@ def test_closed_pipe_ends_it_quietly(tool):
 
 
 @each_tool
+def test_no_stdout(tool):
+    done = run_here(tool, *TOOLS[tool].soon, prefix=[
+        "sh", "-c", 'exec "$@" >&-', "sh"])
+    assert done.returncode == 1
+    assert re.search("(?m)^%s.py: can't write: " % tool, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@each_tool
 @pytest.mark.parametrize("option", [[], ["--ebpf"]])
 def test_full_disk(tool, option):
     done = run_here(tool, *option, timeout=START_SECONDS, prefix=[
