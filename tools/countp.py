@@ -230,7 +230,7 @@ def program(address):
 """ % (", ".join(map(str, address)), args.tcp.upper(), args.udp.upper(),
        args.other.upper(), not args.all, args.keep) + bpf_text
 
-def advice(error):
+def remedy(error):
     """Return what to do about an error, or the error."""
     headers = "/lib/modules/%s/build" % os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
@@ -331,7 +331,7 @@ def main():
         port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         port.bind((socket.if_indextoname(index), 0))
     except PermissionError as e:
-        die(advice(e))
+        die(remedy(e))
     except (OSError, ValueError):
         die("no network interface %s: see ip link" % args.interface)
     kind, address = port.getsockname()[3:]
@@ -347,7 +347,7 @@ def main():
         bpf = BPF(text=program(address), cflags=["-w"])
         fd = bpf.load_func("countp", BPF.XDP).fd
     except Exception as e:      # BCC raises no other class
-        die("can't load the program: %s" % advice(e))
+        die("can't load the program: %s" % remedy(e))
     title = attach(fd, index)
     for signum in signal.SIGINT, signal.SIGTERM:
         signal.signal(signum, stop)

@@ -422,7 +422,7 @@ def silenced(silent):
     finally:
         os.dup2(saved, 2)
 
-def advice():
+def remedy():
     """Return what to do if every probe type was refused, or None."""
     release = os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE",
@@ -457,7 +457,7 @@ def attach():
         if args.verbose:
             warn("; ".join(["tracing by " + probe] + refusals))
         return bpf
-    die("can't trace signals: " + (advice() or "; ".join(refusals)))
+    die("can't trace signals: " + (remedy() or "; ".join(refusals)))
 
 @functools.lru_cache(maxsize=4096)
 def printable(name):

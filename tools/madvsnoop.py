@@ -20,6 +20,7 @@ import ctypes
 import datetime
 import errno
 import functools
+import io
 import operator
 import os
 import re
@@ -78,9 +79,10 @@ def advice_list(text):
     """Return the numbers of a list such as DONTNEED,FREE,25."""
     numbers = []
     for name in text.upper().replace("MADV_", "").replace(" ", "").split(","):
-        numbers.append(int(advice_numbers.get(name, name)))
-        if abs(numbers[-1]) >= 2**31:
+        number = advice_numbers.get(name, name)
+        if not re.fullmatch("-?[0-9]{1,9}", str(number)):
             raise argparse.ArgumentTypeError("no such advice in " + text)
+        numbers.append(int(number))
     return numbers
 
 def positive(text):
@@ -88,13 +90,6 @@ def positive(text):
     if not 0 < float(text) < 1e9:
         raise argparse.ArgumentTypeError("not a positive number below 1e9")
     return float(text)
-
-def pinned_map(path):
-    """Return the path of a pinned map, which goes into the C text."""
-    plain = re.fullmatch("/[A-Za-z0-9_./:@+-]+", path)
-    if not plain or not os.path.exists(path):
-        raise argparse.ArgumentTypeError("not the plain path of a pinned map")
-    return path
 
 
 examples = """examples:
@@ -139,9 +134,9 @@ parser.add_argument("-R", "--refaults", action="store_true",
     help="with -S, count faults on pages given back (Linux 5.12)")
 parser.add_argument("-H", "--histogram", action="store_true",
     help="show a latency histogram for each advice")
-parser.add_argument("--cgroupmap", type=pinned_map,
+parser.add_argument("--cgroupmap",
     help="trace cgroups in this BPF map only")
-parser.add_argument("--mntnsmap", type=pinned_map,
+parser.add_argument("--mntnsmap",
     help="trace mount namespaces in this BPF map only")
 parser.add_argument("--probe", choices=["auto"] + PROBES, default="auto",
     help="probe type to use (default: the first that works)")
@@ -168,6 +163,10 @@ if args.refaults and (args.failed or not args.summary):
     parser.error("-R requires -S, and does not go with -x")
 if args.interval != NEVER and not aggregate:
     parser.error("an interval requires -S or -H")
+for path in args.cgroupmap, args.mntnsmap:      # they go into the C text
+    if path is not None and not (os.path.exists(path) and re.fullmatch(
+            "/[A-Za-z0-9_./:@+-]+", path)):
+        parser.error("not the plain path of a pinned map: %s" % path)
 
 bpf_text = """
 #include <uapi/linux/ptrace.h>
@@ -466,13 +465,12 @@ int kretprobe__%(function)s(struct pt_regs *ctx)
 """}
 
 def kernel_symbols():
-    """Return the bytes of /proc/kallsyms, or exit if it has no symbols."""
-    with contextlib.suppress(OSError), open("/proc/kallsyms", "rb") as f:
+    """Return the text of /proc/kallsyms, or exit if it has no symbols."""
+    with contextlib.suppress(OSError), open("/proc/kallsyms") as f:
         symbols = f.read()
-        if b"sys_madvise\n" in symbols:
+        if "sys_madvise\n" in symbols:
             return symbols
-    die("/proc/kallsyms is empty or can't be read: run it on the host, or in "
-        "a container with --privileged")
+    die("/proc/kallsyms has no symbols: run on the host, or with --privileged")
 
 def program(probe):
     """Return the C text for a probe type."""
@@ -488,11 +486,11 @@ def program(probe):
         macros["PAGE_BITS"] = PAGE_BYTES.bit_length() - 1
     if args.user_stack:
         macros["MAX_FRAMES"] = MAX_FRAMES
-    if b"__traceiter_page_fault_user\n" in symbols:
+    if "__traceiter_page_fault_user\n" in symbols:
         macros["HAS_PAGE_FAULT_USER"] = 1
-    if b"bpf_task_pt_regs\n" in symbols:
+    if "bpf_task_pt_regs\n" in symbols:
         macros["HAS_TASK_REGS"] = 1
-    if b"bpf_ringbuf_output\n" in symbols:
+    if "bpf_ringbuf_output\n" in symbols:
         macros["RING_PAGES"] = RING_BYTES // PAGE_BYTES
     text = ["#define %s %s\n" % macro for macro in macros.items()]
     text += [filter_by_containers(args), bpf_text]
@@ -505,7 +503,7 @@ def program(probe):
     if probe == "fentry":
         prefix = BPF.get_syscall_prefix(BPF).decode()
     for name in SYSCALLS:
-        if b"sys_%s\n" % name.encode() in symbols:
+        if "sys_%s\n" % name in symbols:
             text.append(probe_text[probe] % {
                 "name": name, "function": prefix + name,
                 "args": SYSCALLS[name]})
@@ -524,12 +522,8 @@ def silenced(silent):
 
 def load(probe):
     """Return a BPF object, attached. Exception if the kernel refuses it."""
-    if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, None):
+    if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, 0):
         raise Exception("not supported by this kernel")
-    if probe == "tracepoint" and not BPF.tracepoint_exists(
-            "syscalls", "sys_enter_madvise"):
-        raise Exception("not found, try: mount -t tracefs tracefs /sys/kernel/"
-                "tracing; mount -t debugfs debugfs /sys/kernel/debug")
     text = program(probe)
     bpf = BPF(text=text, cflags=["-w"])     # attaches all but the following
     for name in re.findall(r"int syscall__(\w+)", text):
@@ -546,7 +540,7 @@ def remedy():
     release = os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE",
                              "/lib/modules/%s/build" % release)
-    if not supported(BPF_PROG_TYPE_KPROBE, None):
+    if not supported(BPF_PROG_TYPE_KPROBE, 0):
         return ("requires CAP_SYS_ADMIN, or CAP_BPF and CAP_PERFMON; in a "
                 "container: --privileged")
     if not os.path.exists(headers + "/include"):
@@ -554,8 +548,9 @@ def remedy():
                 "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
                 "set BCC_KERNEL_SOURCE; in a container: -v /lib/modules:"
                 "/lib/modules -v /usr/src:/usr/src" % (headers, release))
-    if args.refaults:
-        return "-R requires Linux 5.12 and LLVM 12: try without it"
+    if not BPF.tracepoint_exists("syscalls", "sys_enter_madvise"):
+        return ("no tracepoints, try: mount -t tracefs tracefs /sys/kernel/"
+                "tracing; mount -t debugfs debugfs /sys/kernel/debug")
 
 def attach():
     """Return a BPF object, attached by the first probe type that works."""
@@ -573,6 +568,8 @@ def attach():
         bpf["calls"].zero()     # in flight: the return may have been missed
         bpf["lost"].clear()
         return bpf
+    if args.refaults:
+        refusals.append("-R requires Linux 5.12 and LLVM 12: try without it")
     die("can't trace madvise: " + (remedy() or "; ".join(refusals)))
 
 @functools.lru_cache(maxsize=4096)
@@ -686,7 +683,7 @@ all_columns = [     # title, format, whether it is shown, value of an event
     ("TPID", pid_form if args.mapping else "%s", True, lambda e:
      "-" if e.pidfd == ANY else target(e.pid, e.pidfd) or "?"),
     ("MAPPING", "%s", args.mapping, mapping),
-    ("STACK" if args.csv else "", "\b%s", args.user_stack, stack)]
+    ("STACK" if args.csv else "", "%s", args.user_stack, stack)]
 if args.summary:    # the value of a Row; print_table() completes the format
     all_columns = [
         ("TIME", "%-", args.timestamp and args.csv, lambda _:
@@ -707,16 +704,19 @@ if args.summary:    # the value of a Row; print_table() completes the format
 columns = [(title, form, value)
            for title, form, shown, value in all_columns if shown]
 titles, forms, values = zip(*columns)
-# A stack begins with a line end.
-line = " ".join(forms).replace(" \b", "") + "\n"
 
-def write(rows, line):
-    """Write rows to stdout, as CSV or, formatted as a line each, as text."""
+def table(rows, forms):
+    """Return rows as text or CSV."""
+    if not args.csv:
+        line = " ".join(forms) + "\n"
+        return "".join(line % tuple(row) for row in rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+def write(text):
     try:
-        if args.csv:
-            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
-        else:
-            sys.stdout.writelines(line % tuple(row) for row in rows)
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as e:
         warn("can't write: %s" % e.strerror)
@@ -728,7 +728,8 @@ def print_events():
     events = map(Event._make, event_struct.iter_unpack(b"".join(batch)))
     if args.name:
         events = [event for event in events if args.name in event.comm]
-    write(([value(event) for value in values] for event in events), line)
+    rows = ([value(event) for value in values] for event in events)
+    write(table(rows, forms))
 
 def process_name(pid):
     """Return the command name of a process, or None if it has ended."""
@@ -747,7 +748,7 @@ def read_row(key, cpus, comm):
     return Row(*added, *pair, comm, latest.error, longest)
 
 def read_sums(bpf, all_rows):
-    """Add to the table all rows, or those of processes that have ended."""
+    """Add to the next table all rows, or those of processes that ended."""
     sums = bpf["sums"]
     ended = set()
     for key in list(sums.keys()):
@@ -756,7 +757,7 @@ def read_sums(bpf, all_rows):
         if comm is None or all_rows:
             row = read_row(key, sums[key], comm)
             if (row.calls or row.refaults) and args.name in row.comm:
-                table.append(row)
+                pending_rows.append(row)
         if comm is None:
             del sums[key], read_before[key.pid, key.advice]
             ended.add(key.pid)
@@ -770,13 +771,13 @@ def print_table():
     rows, sized = [], []
     if not args.csv:
         rows.append(titles)
-    for row in sorted(table, key=lambda row: -row.ns):
+    for row in sorted(pending_rows, key=lambda row: -row.ns):
         rows.append([value(row) for value in values])
-    table.clear()
+    pending_rows.clear()
     for form, cells in zip(forms, zip(*rows)):
         width = max(len(str(cell)) for cell in cells)
         sized.append("%s%ds" % (form, width))
-    write(rows, " ".join(sized) + "\n")
+    write(table(rows, sized))
 
 def print_histograms(bpf):
     """Print the latencies since the last time, by advice."""
@@ -791,7 +792,7 @@ def print_histograms(bpf):
         "nsecs", "advice", advice_name, strip_leading_zero=True,
         bucket_sort_fn=sorted)
     histogram.clear()
-    write([], line)     # flush
+    write("")           # flush
 
 def print_summary(bpf):
     if args.timestamp and not args.csv:
@@ -849,9 +850,9 @@ def trace(bpf):
     stdout.register(1, 0)
     done = reported = tables = 0
     if aggregate and not args.csv:
-        write([["Tracing madvise calls... Hit Ctrl-C to end."]], "%s\n")
+        write("Tracing madvise calls... Hit Ctrl-C to end.\n")
     else:
-        write([titles], line.replace(".1f", "s"))
+        write(table([titles], [form.replace(".1f", "s") for form in forms]))
     while not done:
         wait = 0 if len(batch) >= BATCH else min(0.05, due - now, end - now)
         reader_left = stdout.poll(1000 * max(0, wait))
@@ -878,7 +879,7 @@ def trace(bpf):
 def check_system():
     """Exit, or warn, if something is missing that an option requires."""
     symbols = kernel_symbols()
-    if args.lock and b"__traceiter_mmap_lock_start_locking\n" not in symbols:
+    if args.lock and "__traceiter_mmap_lock_start_locking\n" not in symbols:
         die("-L requires the tracepoints of mmap_lock: Linux 5.11")
     if (args.mapping or args.user_stack) and not in_host_pids:
         die("-M and -U require the host's PID namespace; in a container: "
@@ -898,8 +899,7 @@ def main():
     except OSError as e:        # it is closed
         die("can't write: %s" % e.strerror)
     if args.ebpf:
-        args.csv = False
-        write([[program(args.probe.replace("auto", "tracepoint"))]], "%s")
+        write(program(args.probe.replace("auto", "tracepoint")))
         return
     check_system()
     bpf = attach()
@@ -909,7 +909,7 @@ def main():
 
 
 batch, lost_by_perf = [], []
-table = []              # rows of -S that are not printed yet
+pending_rows = []       # of -S
 read_before = collections.defaultdict(lambda: [0] * len(COUNTERS))
 counted = collections.Counter()         # in latencies, by (advice, slot)
 in_host_pids = not os.path.exists("/proc/self/ns/pid") or (

@@ -345,7 +345,7 @@ def program(index, watched):
     text = ["#define %s %s\n" % macro for macro in macros.items()]
     return "".join(text) + bpf_text
 
-def advice(error):
+def remedy(error):
     """Return what to do about an error, or the error."""
     headers = "/lib/modules/%s/build" % os.uname().release
     headers = os.environ.get("BCC_KERNEL_SOURCE", headers)
@@ -413,7 +413,7 @@ def watch(bpf, number):
     target = lib.bpf_prog_get_fd_by_id(number)
     if target < 0:
         error = last_error()
-        die("can't watch %s's program: %s" % (args.interface, advice(error)))
+        die("can't watch %s's program: %s" % (args.interface, remedy(error)))
     info, function = program_info(target)
     extension = extension_of(number, function.type_id)
     if extension:       # libxdp does so with one that is alone
@@ -592,7 +592,7 @@ def open_port():
         port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)     # silent
         port.bind((socket.if_indextoname(index), 0))
     except PermissionError as e:
-        die(advice(e))
+        die(remedy(e))
     except (OSError, ValueError):
         die("no network interface %s: see ip link" % args.interface)
     if port.getsockname()[3] not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
@@ -617,7 +617,7 @@ def main():
         bpf = BPF(text=text, cflags=["-w"])
         fd = None if watched else bpf.load_func("protostats", BPF.XDP).fd
     except Exception as e:      # BCC raises no other class
-        die("can't load the program: %s" % advice(e))
+        die("can't load the program: %s" % remedy(e))
     title = watch(bpf, watched) if watched else attach(fd, index)
     begin = time.monotonic()
     for signum in signal.SIGINT, signal.SIGTERM:
