@@ -145,10 +145,7 @@ parser.add_argument("interval", type=positive, nargs="?", default=NEVER,
     help="seconds between two summaries, with -S or -H")
 parser.add_argument("count", type=int, nargs="?",
     help="number of summaries")
-if hasattr(parser, "parse_intermixed_args"):
-    args = parser.parse_intermixed_args()
-else:
-    args = parser.parse_args()          # Python 3.6
+args = getattr(parser, "parse_intermixed_args", parser.parse_args)()
 
 aggregate = args.summary or args.histogram
 if len(args.name) > 15:
