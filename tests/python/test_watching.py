@@ -16,7 +16,7 @@ import pytest
 from common import COUNT, Tool, bpf_programs, fdinfo, run_command, wait_until
 from frames import KNOWN, corpus
 from reader import ACTIONS, OPTIONS, class_of, classify
-from test_xdp import (FIELDS, TOP_SECONDS, check_parser, check_top,
+from test_xdp import (TOP_SECONDS, check_parser, check_top,
                       frames_for_top, replaced, table_at_end, totals,
                       wait_for_rows)
 from veth import Port, Wire, linked, netlinked, pass_program, set_by_netlink
@@ -302,8 +302,7 @@ def test_parser(network, programs):
     """Any frame. The kernel has test runs come in at lo."""
     lo = Port(network.near.namespace, "lo")
     with linked(programs["pass_all"], lo, "generic"):
-        with lo.tool("protostats", "-w") as tool:
-            check_parser(tool, lo, ACTIONS["protostats"],
-                         corpus(200000, 20261123))
-            assert "lo, watching pass_all (ID %d)\n" % list(
-                lo.xdp())[0] == tool.stderr
+        tool = lo.tool("protostats", "-w")
+        check_parser(tool, lo, ACTIONS["protostats"], corpus(200000, 20261123))
+        assert tool.stderr == "lo, watching pass_all (ID %d)\n" % list(
+            lo.xdp())[0]
