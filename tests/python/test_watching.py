@@ -1,6 +1,5 @@
 """protostats watching another XDP program, which does not change."""
 
-import collections
 import ctypes
 import os
 import re
@@ -15,9 +14,8 @@ import pytest
 
 from common import COUNT, Tool, bpf_programs, fdinfo, run_command, wait_until
 from frames import KNOWN, corpus
-from reader import ACTIONS, OPTIONS, class_of, classify
-from test_xdp import (TOP_SECONDS, check_parser, check_top,
-                      frames_for_top, replaced, table_at_end, totals,
+from reader import ACTIONS, OPTIONS
+from test_xdp import (check_parser, check_top, counted, replaced, totals,
                       wait_for_rows)
 from veth import Port, Wire, linked, netlinked, pass_program, set_by_netlink
 
@@ -80,70 +78,26 @@ def send(port, *frames):
         wire.send(*[frame for frame in frames for _ in range(COUNT)])
 
 
-def counted(tool):
-    """Return {(class, action): packets} at the end, without zeros."""
-    titles, *rows = table_at_end(tool)
-    return {(row[0], action): int(cell) for row in rows[:-1]
-            for action, cell in zip(titles[2:], row[2:]) if cell != "0"}
-
-
 def fdinfo_of(fd):
     """Return the fdinfo of a descriptor of this process."""
     with open("/proc/self/fdinfo/%d" % fd) as f:
         return f.read()
 
 
-@pytest.mark.short
-def test_countp(network):
-    """protostats counts what was sent, and as countp itself does."""
-    near, expected = network.near, collections.Counter()
-    for kind, frames in KNOWN.items():
-        action = ACTIONS["countp"][class_of("countp", kind)].upper()
-        expected[class_of("protostats", kind), action] += COUNT * len(frames)
-    with linked(pass_program(), network.far), near.tool(
-            "countp", *OPTIONS["countp"]) as countp:
-        before = near.xdp()
-        with near.tool("protostats") as tool:
-            assert near.xdp() == before
-            send(network.far, *sum(KNOWN.values(), []))
-        assert near.xdp() == before
-    title = "near0, watching countp (ID %d)" % list(before)[0]
-    assert tool.stderr == title + "\n"
-    assert title + ", " in "".join(tool.rows)
-    assert counted(tool) == expected
-    assert totals(tool)["total"] == totals(countp)["total"]
-
-
 @pytest.mark.parametrize("field", [
     pytest.param("src", marks=pytest.mark.short),
     pytest.param("sport", marks=pytest.mark.short), "dport"])
-def test_top_beside_countp(field, network):
-    """Whose packets countp drops, and from and to which port."""
-    near, frames = network.near, frames_for_top()
-    with linked(pass_program(), network.far), Wire(network.far) as far, \
-            near.tool("countp", *OPTIONS["countp"]):
-        tool = near.tool("protostats", "-jt", field, TOP_SECONDS, 1).start()
-        far.send(*frames.elements())
-        check_top(tool, field, {
-            (frame, ACTIONS["countp"][classify("countp", frame)].upper()):
-            number for frame, number in frames.items()})
-
-
-def test_query_without_answer(network, programs, tmp_path):
-    """It goes on until the kernel says that the program is another one."""
-    near, silent = network.near, tmp_path / "silent"
-    query = replaced("bpf_xdp_query_id", "-4 if __import__('os').path.exists("
-                     "%r) else real(*args)" % str(silent))
-    with linked(programs["pass_all"], near) as link:
-        tool = Tool("protostats", near.name, prefix=[*near.prefix, *query])
-        tool.start()
-        silent.touch()
-        link.close()
-        wait_for_rows(tool, 3)
-        assert tool.process.poll() is None
-        silent.unlink()
-        assert tool.process.wait(60) == 1
-    assert "the program was replaced or removed" in tool.stderr
+def test_beside_countp(field, network):
+    """protostats counts what was sent, and as countp itself does: also whose
+    packets countp drops, and from and to which port."""
+    with linked(pass_program(), network.far), network.near.tool(
+            "countp", *OPTIONS["countp"]) as countp:
+        before = network.near.xdp()
+        tool = check_top(network, field, by="countp")
+        assert network.near.xdp() == before
+    title = "near0, watching countp (ID %d)" % list(before)[0]
+    assert tool.stderr.startswith("%s\n\n%s, " % (title, title))
+    assert totals(tool)["total"] == totals(countp)["total"]
 
 
 def do(port, command, check=True):
@@ -257,18 +211,27 @@ def test_any_program(network, programs):
 
 @pytest.mark.parametrize("attached", [linked, netlinked])
 @pytest.mark.parametrize("other", ["drop_all", None])
-def test_ends_with_the_program(attached, other, network, programs):
-    """It is replaced by another, or removed."""
+def test_ends_with_the_program(attached, other, network, programs, tmp_path):
+    """It is replaced by another, or removed. As long as the kernel does not
+    answer, protostats goes on."""
     near, program = network.near, programs.get(other, -1)
+    silent = tmp_path / "silent"
+    query = replaced("bpf_xdp_query_id", "-4 if __import__('os').path.exists("
+                     "%r) else real(*args)" % str(silent))
     with attached(programs["pass_all"], near) as link:
-        tool = near.tool("protostats", "-w").start()
+        tool = Tool("protostats", near.name, "-w", "0.3",
+                    prefix=[*near.prefix, *query]).start()
         send(network.far, udp())
+        silent.touch()
         if attached == netlinked:
             set_by_netlink(program, near)
         elif other:
             lib.bpf_link_update(link.fileno(), program, None)
         else:
             link.close()
+        wait_for_rows(tool, 3)
+        assert tool.process.poll() is None
+        silent.unlink()
         assert tool.process.wait(60) == 1
         assert ["prog_id:\t%d\n" % number in fdinfo_of(program)
                 for number in near.xdp()] == [True] * bool(other)

@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import csv
 import ctypes
 import itertools
 import os
@@ -48,6 +47,13 @@ def totals(tool):
     # protostats: CLASS, BYTES, and packets by action
     return {row[0].replace("all", "total"): (
         sum(map(int, row[2:])), int(row[1])) for row in rows}
+
+
+def counted(tool):
+    """Return {(class, action): packets} at protostats' end, without zeros."""
+    titles, *rows = table_at_end(tool)
+    return {(row[0], action): int(cell) for row in rows[:-1]
+            for action, cell in zip(titles[2:], row[2:]) if cell != "0"}
 
 
 def wait_for_rows(tool, number=1):
@@ -144,7 +150,7 @@ def test_rates(tool, mode, network):
     column = {"countp": "DROP/s", "protostats": "UDP"}[tool]
     if bits:
         column = column.replace("/s", "") + "bit/s"
-    rows = list(csv.DictReader(running.lines()))
+    rows = running.table()
     rates = [float(row[column]) for row in rows]
     assert min(rates) >= 0
     # A row can be late: then a rate is lower, and the next one is higher.
@@ -343,7 +349,7 @@ WIDE = {("TCP", "PASS"): 29 * 10**6, ("TCP", "DROP"): 3,
 def show(network, options, numbers):
     """Run the tool, and write numbers into its map of counts: {(class,
     action): packets of 100 bytes}. Return the Tool."""
-    with network.near.tool("protostats", *options) as tool:
+    with network.near.tool("protostats", *options.split()) as tool:
         pid = tool.process.pid
         _, number = max(zip(fdinfo(pid, "max_entries"), fdinfo(pid, "map_id")))
         counts = lib.bpf_map_get_fd_by_id(number)
@@ -354,7 +360,7 @@ def show(network, options, numbers):
                 number, 100 * number)
             lib.bpf_update_elem(counts, ctypes.byref(key), value, 0)
         os.close(counts)
-        wait_for_rows(tool, 16 if "m" in "".join(options) else 2)
+        wait_for_rows(tool, 16 if "m" in options else 2)
     return tool
 
 
@@ -363,15 +369,14 @@ def test_columns(option, factor, network):
     """Each cell of the table at the end; in rows, each column."""
     numbers = {cell: int(1000 * 1.3 ** i) for i, cell in enumerate(
         itertools.product(CLASSES, COLUMNS))}
-    tool = show(network, [option], numbers)
+    tool = show(network, option, numbers)
 
     def packets(wanted):
         return sum(number for (name, action), number in numbers.items()
                    if wanted in ("all", name, name.upper(), action,
                                  "%s-%s" % (name, action)))
-    rows = list(csv.DictReader(tool.lines()))
     shown, shares = collections.Counter(), []
-    for row in rows:
+    for row in tool.table():
         prefix = row.pop("CLASS") + "-" if "CLASS" in row else ""
         assert row.pop("TIME")
         shares.append(row.pop("DROP%", ""))
@@ -397,7 +402,7 @@ def test_columns(option, factor, network):
 @pytest.mark.parametrize("options", ["", "-b", "-m", "-mb"])
 def test_columns_are_aligned(options, network):
     """In less than 80 columns, with numbers of any size. -b names its unit."""
-    text = "\n".join(show(network, options.split(), WIDE).lines())
+    text = "\n".join(show(network, options, WIDE).lines())
     number = (" 7[2-6]\\d\\d\\.\\dG " if "b" in options else
               " 9[0-5]\\d\\d\\.\\dM ")
     (block,) = [part for part in text.split("\n\n") if re.search(number, part)]
@@ -409,34 +414,6 @@ def test_columns_are_aligned(options, network):
     for row in rows:
         assert len(row) < 80
         assert [match.end() for match in re.finditer(r"\S+", row)][1:] == ends
-
-
-def check_top(tool, field, sent):
-    """Check the only block of protostats -jt. sent: {(frame, action): number},
-    all in this block."""
-    expected = collections.Counter()
-    for (frame, action), number in sent.items():
-        expected[field_of(field, frame), classify("protostats", frame),
-                 action] += number
-    assert tool.process.wait(60) == 0
-    assert tool.header == "TIME,%s,CLASS,ACTION,RATE" % field.upper()
-    rows = [(tuple(list(row.values())[1:4]), float(row["RATE"]))
-            for row in tool.table()]
-    seconds = sum(expected.values()) / sum(rate for _, rate in rows)
-    assert TOP_SECONDS - 0.1 < seconds < TOP_SECONDS + 1.5
-    for _, rate in rows:
-        assert abs(rate * seconds - round(rate * seconds)) < 0.1
-    shown = {key: round(rate * seconds) for key, rate in rows}
-    others = shown.pop(("others", "-", "-"), 0)
-    numbers = list(shown.values())
-    assert numbers == sorted(expected.values(), reverse=True)[:10]
-    assert {key: expected[key] for key in shown} == shown
-    assert others == sum(expected.values()) - sum(numbers)
-    assert totals(tool)["total"][0] == sum(expected.values())
-
-
-TOP_SECONDS = 6         # in which an emulated CPU sends all of these
-FIELDS = ["src", "sport", "dport"]
 
 
 def frames_for_top():
@@ -457,19 +434,45 @@ def frames_for_top():
     return +frames
 
 
-@pytest.mark.short
-@pytest.mark.parametrize("field, mode", [
-    ("src", "native"), ("sport", "generic"), ("dport", "native")],
-    ids=[name + "-protostats-native" for name in FIELDS])  # see kernels/run
-def test_top(field, mode, network):
-    """Sources and ports, IPv4 and IPv6, VLANs, fragments, options, ARP."""
-    frames = frames_for_top()
+def check_top(network, field, *options, by="protostats"):
+    """Run protostats -jt for one interval and check what it prints. by: the
+    tool whose program is on the interface. Return the Tool."""
+    seconds = 6         # in which an emulated CPU sends all frames
+    frames, values = frames_for_top(), collections.Counter()
+    cells = collections.Counter()
+    for frame, number in frames.items():
+        cell = (classify("protostats", frame),
+                ACTIONS[by][classify(by, frame)].upper())
+        cells[cell] += number
+        values[(field_of(field, frame), *cell)] += number
     with Wire(network.far) as far:
-        tool = network.near.tool("protostats", "-jt", field, OPTION[mode],
-                                 TOP_SECONDS, 1).start()
+        tool = network.near.tool("protostats", "-jt", field, *options, seconds,
+                                 1).start()
         far.send(*frames.elements())
-    check_top(tool, field, {(frame, "PASS"): number
-                            for frame, number in frames.items()})
+    assert tool.process.wait(60) == 0
+    assert tool.header == "TIME,%s,CLASS,ACTION,RATE" % field.upper()
+    rates = {tuple(row.split(",")[1:4]): float(row.split(",")[4])
+             for row in tool.rows}
+    scale = sum(values.values()) / sum(rates.values())
+    assert seconds - 0.1 < scale < seconds + 1.5
+    shown = {key: round(rate * scale) for key, rate in rates.items()}
+    assert shown == pytest.approx(
+        {key: rate * scale for key, rate in rates.items()}, abs=0.1)
+    others = shown.pop(("others", "-", "-"), 0)
+    numbers = list(shown.values())
+    assert numbers == sorted(values.values(), reverse=True)[:10]
+    assert {key: values[key] for key in shown} == shown
+    assert others == sum(values.values()) - sum(numbers)
+    assert counted(tool) == cells
+    return tool
+
+
+@pytest.mark.short
+@pytest.mark.parametrize("field", ["src", "sport", "dport"],
+                         ids="{}-protostats-native".format)  # see kernels/run
+def test_top(field, network):
+    """Sources and ports, IPv4 and IPv6, VLANs, fragments, options, ARP."""
+    check_top(network, field, "-S" if field == "sport" else "-N")
 
 
 # Every tenth packet is from 192.0.2.1, all others from a source of their own.
