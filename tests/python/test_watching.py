@@ -12,7 +12,7 @@ from bcc import BPF
 from bcc.libbcc import lib
 import pytest
 
-from common import COUNT, Tool, bpf_programs, fdinfo, run_command, wait_until
+from common import COUNT, bpf_programs, fdinfo, run_command, wait_until
 from frames import KNOWN, corpus
 from reader import ACTIONS, OPTIONS
 from test_xdp import (check_parser, check_top, counted, replaced, totals,
@@ -219,8 +219,7 @@ def test_ends_with_the_program(attached, other, network, programs, tmp_path):
     query = replaced("bpf_xdp_query_id", "-4 if __import__('os').path.exists("
                      "%r) else real(*args)" % str(silent))
     with attached(programs["pass_all"], near) as link:
-        tool = Tool("protostats", near.name, "-w", "0.3",
-                    prefix=[*near.prefix, *query]).start()
+        tool = near.tool("protostats", "-w", "0.3", prefix=query).start()
         send(network.far, udp())
         silent.touch()
         if attached == netlinked:

@@ -54,9 +54,10 @@ class Port:
         """Run a tool that ends by itself. Return its CompletedProcess."""
         return run(tool, self.name, *args, prefix=[*self.prefix, *prefix])
 
-    def tool(self, name, *args, **popen):
+    def tool(self, name, *args, prefix=(), **popen):
         """Return a Tool on this interface, to be started."""
-        return Tool(name, self.name, *args, prefix=self.prefix, **popen)
+        return Tool(name, self.name, *args, **popen,
+                    prefix=[*self.prefix, *prefix])
 
     def link(self):
         """Return what ip(8) shows of the interface."""
@@ -141,15 +142,15 @@ def netlinked(program, port, mode="native"):
     set_by_netlink(-1, port, mode)
 
 
-def run_program(program, frame, repeat=1):
+def run_program(program, frame):
     """Return an XDP program's verdict for a frame, and the frame after it."""
     given = ctypes.create_string_buffer(frame, len(frame))
     taken = ctypes.create_string_buffer(len(frame) + 256)
     # struct bpf_test_run_opts: sz, data_in, data_out, data_size_in,
-    # data_size_out at 28, ..., retval at 56, repeat
+    # data_size_out at 28, ..., retval at 56
     options = ctypes.create_string_buffer(struct.pack(
-        "N2P2I28xI8x", 72, ctypes.addressof(given), ctypes.addressof(taken),
-        len(frame), len(taken), repeat), 72)
+        "N2P2I", 72, ctypes.addressof(given), ctypes.addressof(taken),
+        len(frame), len(taken)), 72)
     assert test_run(program, options) == 0
     size, verdict = struct.unpack_from("I24xI", options, 28)
     return verdict, taken.raw[:size]
