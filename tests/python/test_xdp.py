@@ -15,8 +15,8 @@ from bcc.libbcc import lib
 from bcc.utils import get_possible_cpus
 import pytest
 
-from common import (COUNT, PYTHON, bpf_programs, fdinfo, hide, run,
-                    run_command, tool_path, wait_until)
+from common import (COUNT, PYTHON, bpf_programs, fdinfo, hide, run, tool_path,
+                    wait_until)
 from frames import KNOWN, corpus
 from reader import (ACTIONS, OPTIONS, class_of, classify, field_of,
                     sent_back)
@@ -28,6 +28,10 @@ OPTION = {"native": "-N", "generic": "-S"}
 each_tool = pytest.mark.parametrize("tool", ACTIONS)
 each_mode = pytest.mark.parametrize("tool, mode", [
     (tool, mode) for mode in OPTION for tool in ACTIONS])
+can_query = hasattr(lib, "bpf_xdp_query_id")        # libbpf 0.7
+BPF_PROG_TYPE_TRACING = 26
+can_watch = can_query and lib.libbpf_probe_bpf_prog_type(
+    BPF_PROG_TYPE_TRACING, None)
 TCP, UDP, DNS, NTP = (KNOWN[kind][0] for kind in ("TCP", "UDP", "DNS", "NTP"))
 
 
@@ -149,9 +153,8 @@ def test_rates(tool, mode, network):
         wait_for_rows(running, 2)
     number = 3 * 5003 * len(cpus)
     assert totals(running)["UDP"] == (number, number * len(UDP))
-    column = {"countp": "DROP/s", "protostats": "UDP"}[tool]
-    if bits:
-        column = column.replace("/s", "") + "bit/s"
+    column = {"countp": ("DROP/s", "DROPbit/s"),
+              "protostats": ("UDP", "UDPbit/s")}[tool][bits]
     rows = running.table()
     rates = [float(row[column]) for row in rows]
     assert min(rates) >= 0
@@ -169,9 +172,7 @@ def test_rates(tool, mode, network):
 def test_signals(tool, network):
     """nohup(1), Ctrl-Z and fg, SIGTERM."""
     with Wire(network.far) as far:
-        running = network.near.tool(
-            tool, "0.3", preexec_fn=lambda: signal.signal(
-                signal.SIGHUP, signal.SIG_IGN)).start()
+        running = network.near.tool(tool, "0.3", prefix=["nohup"]).start()
         running.send(signal.SIGHUP)
         wait_for_rows(running)
         running.send(signal.SIGSTOP)
@@ -227,7 +228,7 @@ def test_busy(tool, mode, attached, options, network):
     message, status = "it has no BTF", 1
     if tool == "countp":
         message = "without an XDP program: see ip link show dev near0\n"
-    elif not hasattr(lib, "bpf_xdp_query_id"):
+    elif not can_query:
         message = "libbpf 0.7 can watch it\n"
     elif options:
         message, status = "near0 has an XDP program, which is watched: -S ", 2
@@ -320,8 +321,7 @@ def test_refusals(tool, network):
         check_refusal(network.near.run(tool, prefix=prefix), *words)
     check_refusal(run(tool, "-dev"), "usage: ", "interface", status=2)
     tun = Port(network.near.namespace, "tun0")
-    if run_command(*tun.prefix, "ip", "tuntap", "add", "mode", "tun", "name",
-                   "tun0").returncode:
+    if tun.popen(*"ip tuntap add mode tun name tun0".split()).wait():
         pytest.skip("all but one: no tun interfaces on this kernel")
     check_refusal(tun.run(tool), "tun0 has no Ethernet frames")
 
@@ -396,8 +396,8 @@ def test_columns(option, factor, network):
         [factor * sums[title] for title in titles], rel=0.1)
     assert counted(tool) == numbers
     table = table_at_end(tool)
-    assert {name: row["BYTES"] for name, row in table.items()} == {
-        name: 100 * sums[name] for name in CLASSES + ["all"]}
+    assert [(name, row["BYTES"]) for name, row in table.items()] == [
+        (name, 100 * sums[name]) for name in CLASSES + ["all"]]
     assert list(table["all"].items())[1:] == [
         (action, sums[action]) for action in COLUMNS]
 
@@ -515,11 +515,10 @@ def test_top_in_bits(network):
     assert 0.5 < sum(rates) / sent < 2      # see test_rates
 
 
-@pytest.mark.skipif(not hasattr(lib, "bpf_xdp_query_id"),
-                    reason="libbpf is older than 0.7 here")
+@pytest.mark.skipif(not can_query, reason="libbpf is older than 0.7 here")
 def test_refuses_to_watch(network):
     """A program that BCC loaded, with BTF. Nothing has changed then."""
-    near, supports = network.near, lib.libbpf_probe_bpf_prog_type(26, None)
+    near = network.near
     check_refusal(near.run("protostats", "-w"), "near0 has no XDP program to "
                   "watch, or libbpf is older than 0.7\n")
     with near.tool("countp"):
@@ -534,7 +533,7 @@ def test_refuses_to_watch(network):
                  "can't query the XDP program of near0: Interrupted system"),
                 (["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"],
                  "can't watch near0's program: requires CAP_BPF"),
-                (replaced("bpf_prog_load", "-1") if supports else [],
+                (replaced("bpf_prog_load", "-1") if can_watch else [],
                  "near0, watching countp (ID %d): the kernel refuses "
                  "to trace it (" % list(before)[0])):
             check_refusal(near.run("protostats", prefix=prefix), message)

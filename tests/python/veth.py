@@ -1,5 +1,4 @@
-"""Two network namespaces joined by a veth pair, raw frames between them, and
-XDP programs on them."""
+"""Interfaces in network namespaces, raw frames, and XDP programs."""
 
 import contextlib
 import ctypes
@@ -54,10 +53,9 @@ class Port:
         """Run a tool that ends by itself. Return its CompletedProcess."""
         return run(tool, self.name, *args, prefix=[*self.prefix, *prefix])
 
-    def tool(self, name, *args, prefix=(), **popen):
+    def tool(self, name, *args, prefix=()):
         """Return a Tool on this interface, to be started."""
-        return Tool(name, self.name, *args, **popen,
-                    prefix=[*self.prefix, *prefix])
+        return Tool(name, self.name, *args, prefix=[*self.prefix, *prefix])
 
     def link(self):
         """Return what ip(8) shows of the interface."""

@@ -35,9 +35,9 @@ def make_known():
         "TCP": [
             v4 / tcp / data, v4 / tcp, v6 / tcp / data,
             IP(options=options) / tcp, IP(flags="MF") / tcp / data,
-            IP(frag=100, proto=6) / data,
+            IP(frag=100, proto=6) / data, tag / v4 / tcp,
             IP(flags="MF", proto=6) / Raw(b"\0\1\0\2"),
-            tag / v4 / tcp, Dot1AD(vlan=5) / Dot1Q(vlan=6) / v6 / tcp,
+            Dot1AD(vlan=5) / Dot1Q(vlan=6) / v6 / tcp,
             v6 / chain / tcp / data, v6 / hop / first / tcp,
             v6 / later(6) / data, v6 / later(6, 0x1000) / data,
             v6 / first / later(6, 0) / data,    # one of them says "more"
@@ -48,29 +48,24 @@ def make_known():
             IP(flags="MF", proto=17) / Raw(b"\0\65"), v6 / later(17) / data,
             # Kept by -k 53,src:123 if the ports were swapped.
             v4 / UDP(sport=53, dport=123), v4 / UDP(sport=53, dport=1025)],
-        "DNS": [        # and DHCP
-            v4 / UDP(sport=1025, dport=53) / data,
-            tag / v4 / UDP(sport=68, dport=67)],
-        "NTP": [
-            v6 / ntp, IP(flags="MF") / ntp],
+        "DNS": [v4 / UDP(sport=1025, dport=53) / data,      # and DHCP
+                tag / v4 / UDP(sport=68, dport=67)],
+        "NTP": [v6 / ntp, IP(flags="MF") / ntp],
         "ping": [
             v4 / ping, v4 / ICMP(type=0) / data, v6 / ping6,
             v6 / ICMPv6EchoReply() / data, IP(flags="MF") / ping,
             tag / Dot1Q(vlan=6) / v4 / ping],
         "ICMP": [
             v4 / unreach, v6 / unreach6 / data, IP(frag=100, proto=1) / data,
-            v6 / later(58) / data,
+            v6 / later(58) / data, v6 / hop / ICMPv6MLReport2(),
             # The other version's echo type; the types next to ND's.
             v4 / ICMP(type=128) / data, v6 / ICMPv6EchoRequest(type=8) / data,
-            v6 / hop / ICMPv6MLReport2(),
             v6 / ICMPv6EchoRequest(type=132) / data,
             v6 / ICMPv6EchoRequest(type=138) / data],
-        "ND": [
-            v6 / ICMPv6ND_NS(), v6 / ICMPv6ND_NA(), v6 / ICMPv6ND_RS(),
-            v6 / ICMPv6ND_RA(), v6 / ICMPv6ND_Redirect(),
-            tag / v6 / ICMPv6ND_NS()],
-        "ARP": [
-            ARP(), tag / ARP()],
+        "ND": [tag / v6 / ICMPv6ND_NS()] + [v6 / kind() for kind in (
+            ICMPv6ND_NS, ICMPv6ND_NA, ICMPv6ND_RS, ICMPv6ND_RA,
+            ICMPv6ND_Redirect)],
+        "ARP": [ARP(), tag / ARP()],
         "other": [
             v4 / ESP(), IPv6(nh=59), v6 / ESP(), v4 / AH() / tcp,
             IP(proto=58) / data, IPv6(nh=1) / data, LLC() / data,
