@@ -18,8 +18,7 @@ import pytest
 from common import (COUNT, PYTHON, bpf_programs, fdinfo, hide, run, tool_path,
                     wait_until)
 from frames import KNOWN, corpus
-from reader import (ACTIONS, OPTIONS, class_of, classify, field_of,
-                    sent_back)
+from reader import ACTIONS, OPTIONS, class_of, classify, field_of, sent_back
 from test_common import check_refusal
 from veth import (ATTACHED, Port, Wire, inside, linked, netlinked,
                   pass_program, run_program)
@@ -46,13 +45,9 @@ def table_at_end(tool):
 
 def totals(tool):
     """Return {class or "total": (packets, bytes)} of the table at the end."""
-    table = table_at_end(tool)
-    if tool.name == "countp":
-        return {name: (row["PACKETS"], row["BYTES"])
-                for name, row in table.items()}
     return {name.replace("all", "total"): (
-        sum(row.values()) - row["BYTES"], row["BYTES"])
-        for name, row in table.items()}
+        row.get("PACKETS", sum(row.values()) - row["BYTES"]), row["BYTES"])
+        for name, row in table_at_end(tool).items()}
 
 
 def counted(tool):
@@ -278,9 +273,8 @@ def test_loopback(tool, network):
     options = ["--other=drop"] if tool == "countp" else []
     running = lo.tool(tool, "0.01", "300", *options).start()
     assert list(lo.xdp().values()) == [ATTACHED["generic"]]
-    ping = lo.popen("ping", "-c", str(COUNT), "-i", "0.01", "-W", "1",
-                    "127.0.0.1", stdout=subprocess.DEVNULL)
-    answered = ping.wait(60) == 0
+    ping = "ping -c %d -i 0.01 -W 1 127.0.0.1" % COUNT
+    answered = lo.popen(*ping.split(), stdout=subprocess.DEVNULL).wait(60) == 0
     assert answered == (tool == "protostats")
     assert running.process.wait(60) == 0
     assert totals(running)["total"][0] == COUNT * (1 + answered)
@@ -297,8 +291,7 @@ def test_loopback(tool, network):
 
 def replaced(function, result):
     """Return a command prefix: a function of BCC's library is replaced."""
-    return [PYTHON, "-c", "import runpy, sys\n"
-            "from bcc.libbcc import lib\n"
+    return [PYTHON, "-c", "import runpy, sys\nfrom bcc.libbcc import lib\n"
             "real = lib.%s\n"
             "lib.%s = lambda *args: %s\n"
             "sys.argv = sys.argv[2:]\n"
@@ -364,7 +357,6 @@ def show(network, options, numbers):
             value = (ctypes.c_uint64 * (2 * len(get_possible_cpus())))(
                 number, 100 * number)
             lib.bpf_update_elem(counts, ctypes.byref(key), value, 0)
-        os.close(counts)
         wait_for_rows(tool, 16 if "m" in options else 2)
     return tool
 
@@ -375,11 +367,10 @@ def test_columns(option, factor, network):
     numbers = {cell: int(1000 * 1.3 ** i) for i, cell in enumerate(
         itertools.product(CLASSES, COLUMNS))}
     tool, unit = show(network, option, numbers), "bit/s" * ("b" in option)
-    sums, shown = collections.Counter(), collections.Counter()
+    sums, shown, shares = collections.Counter(), collections.Counter(), []
     for (name, action), number in numbers.items():
         for key in {name, name.upper(), action, name + "-" + action, "all"}:
             sums[key] += number
-    shares = []
     for row in tool.table():
         prefix = row.pop("CLASS") + "-" if "CLASS" in row else ""
         assert row.pop("TIME")
@@ -486,8 +477,7 @@ def test_top_of_many_sources(network):
             for i in range(50000):
                 source = b"\300\0\2\1" if i % 10 == 0 else struct.pack("I", i)
                 run_program(program, UDP[:26] + source + UDP[30:])
-            wait_until(lambda: any("others" in row
-                                   for row in tool.rows[start:]))
+            wait_until(lambda: "others" in "".join(tool.rows[start:]))
             # It can be at the end of an interval, and go on in the next.
             time.sleep(2.5)
             rows = collections.Counter()
@@ -511,8 +501,7 @@ def test_top_in_bits(network):
     assert ["DPORT", "CLASS", "ACTION", "RATEbit/s"] in rows
     assert max(map(len, tool.lines())) < 80
     rates = [float(row[3]) for row in rows if row[1:3] == ["UDP", "PASS"]]
-    sent = COUNT * 8 * len(UDP)
-    assert 0.5 < sum(rates) / sent < 2      # see test_rates
+    assert 0.5 < sum(rates) / (COUNT * 8 * len(UDP)) < 2    # see test_rates
 
 
 @pytest.mark.skipif(not can_query, reason="libbpf is older than 0.7 here")

@@ -74,9 +74,11 @@ class Wire(socket.socket):
 
     def __init__(self, port):
         ETH_P_ALL, SO_RCVBUFFORCE = 3, 33
+        SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
         with inside(port.namespace):
             super().__init__(socket.AF_PACKET, socket.SOCK_RAW)
             self.bind((port.name, ETH_P_ALL))
+        self.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         self.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         self.settimeout(0.5)
 
@@ -94,13 +96,10 @@ class Wire(socket.socket):
 
     def seen(self):
         """Return the frames that came in, until none comes for 0.5 s."""
-        PACKET_OUTGOING = 4     # linux/if_packet.h
         frames = []
         with contextlib.suppress(socket.timeout):
             while True:
-                frame, source = self.recvfrom(1 << 17)
-                if source[2] != PACKET_OUTGOING:
-                    frames.append(frame)
+                frames.append(self.recv(1 << 17))
         return frames
 
 
@@ -144,8 +143,7 @@ def run_program(program, frame):
     """Return an XDP program's verdict for a frame, and the frame after it."""
     given = ctypes.create_string_buffer(frame, len(frame))
     taken = ctypes.create_string_buffer(len(frame) + 256)
-    # struct bpf_test_run_opts: sz, data_in, data_out, data_size_in,
-    # data_size_out at 28, ..., retval at 56
+    # struct bpf_test_run_opts, with data_size_out at 28, retval at 56
     options = ctypes.create_string_buffer(struct.pack(
         "N2P2I", 72, ctypes.addressof(given), ctypes.addressof(taken),
         len(frame), len(taken)), 72)

@@ -102,9 +102,8 @@ def corpus(count, seed):
     while len(frames) < count:
         frame = bytearray(chance.choice(made))
         if chance.random() < 0.2:
-            frame[14:] = (chance.getrandbits(8) for _ in range(
-                chance.randrange(136)))
-            frame[0:12] = (chance.getrandbits(8) for _ in range(12))
+            frame[14:] = chance.choices(range(256), k=chance.randrange(136))
+            frame[:12] = chance.choices(range(256), k=12)
         for _ in range(chance.randrange(1, 5)):
             first = 12 if chance.random() < 0.1 else 14
             at = min(len(frame) - 1, first + int(
