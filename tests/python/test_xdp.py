@@ -37,7 +37,7 @@ TCP, UDP, DNS, NTP = (KNOWN[kind][0] for kind in ("TCP", "UDP", "DNS", "NTP"))
 def table_at_end(tool):
     """Return {class: {column: number}} of the table at the end."""
     lines = tool.lines() + tool.stderr.splitlines()     # there with -j
-    start = next(i for i, line in enumerate(lines) if line[:6] == "CLASS ")
+    start = max(i for i, line in enumerate(lines) if line[:6] == "CLASS ")
     titles, *rows = map(str.split, lines[start:])
     return {row[0]: dict(zip(titles[1:], map(float, row[1:])))
             for row in rows if len(row) == len(titles)}
