@@ -19,7 +19,8 @@ from common import (PYTHON, START_SECONDS, TRACERS, burst, hide, mounted, run,
 # always: arguments without which a tool does not start; soon: with which it
 # ends soon; idle: with which it writes no row soon.
 Edges = collections.namedtuple("Edges", "always soon idle bad_arguments")
-IDLE = ["-p", str(os.getpid())]
+TRACER = [], ["-d", "0.3"], ["-p", str(os.getpid())]
+COUNTER = ["0.1", "2"], ["100"]
 BAD_TRACER = [
     "-p x", "-p 1;", "-p", "-p=", "-d 0", "-d x", "-d nan", "-d inf", "extra",
     "--probe x", "--cgroupmap", "--cgroupmap=", '--cgroupmap /x";int',
@@ -27,27 +28,22 @@ BAD_TRACER = [
 BAD_COUNTER = ["x", "0", "-1", "nan", "inf", "1e99", "1 0", "1 -1", "1 x",
                "1 1 1", "-N -S", "-NS", "--nonesuch"]
 TOOLS = {
-    "killsnoop": Edges(
-        [], ["-d", "0.3"], IDLE,
-        ["-T a", "-T", "-T=1||1", "-s FOO", "-s 65", "-s -1", "-s=", "-s 9,",
-         "-s RTMIN+99", "-s SIG", "-s RTMAX-31", "-e 65", "-e=",
-         "-s 9 -e 9", "-u root", *BAD_TRACER]),
-    "madvsnoop": Edges(
-        [], ["-d", "0.3"], IDLE,
-        ["-t 1", "-n", "-R", "-H -n x", "-n 0123456789abcdef", "-a FOO",
-         "-a=", "-a 4,",
-         "-a MADV_", "-a 4294967296", "-m x", "-m=-1", "-m nan", "-m 0",
-         "-m 1e300", "-d 1e300", "1",
-         "-S 0", "-S x", "-S 1 0", "-S 1 -1", "-S 1 0.5", "-S 1 1 1",
-         "-S 1 1" + 400 * "0", "-S -M", "-H -U", "-Hj", *BAD_TRACER]),
-    "countp": Edges(
-        ["--other", "drop", "-dev", "lo"], ["0.1", "2"], ["100"],
-        ["--tcp x", "--udp=", "--other PASS", "-k=", "-k 0x35", "-k 65536",
-         "-k 9-8", "-k 53,", "-k 1)||(1", "-k -1", "-k 53" + 64 * ",53",
-         *BAD_COUNTER]),
-    "protostats": Edges(["-dev", "lo"], ["0.1", "2"], ["100"],
-                        ["-k 1", "-t ip", "-t=", "-mt src", "-wS", "-wN",
-                         *BAD_COUNTER])}
+    "killsnoop": Edges(*TRACER, [
+        "-T a", "-T", "-T=1||1", "-s FOO", "-s 65", "-s -1", "-s=", "-s 9,",
+        "-s RTMIN+99", "-s SIG", "-s RTMAX-31", "-e 65", "-e=", "-s 9 -e 9",
+        "-u root", *BAD_TRACER]),
+    "madvsnoop": Edges(*TRACER, [
+        "-t 1", "-n", "-R", "-H -n x", "-n 0123456789abcdef", "-a FOO", "-a=",
+        "-a 4,", "-a MADV_", "-a 4294967296", "-m x", "-m=-1", "-m nan",
+        "-m 0", "-m 1e300", "-d 1e300", "1", "-S 0", "-S x", "-S 1 0",
+        "-S 1 -1", "-S 1 0.5", "-S 1 1 1", "-S 1 1" + 400 * "0", "-S -M",
+        "-H -U", "-Hj", *BAD_TRACER]),
+    "countp": Edges(["--other", "drop", "-dev", "lo"], *COUNTER, [
+        "--tcp x", "--udp=", "--other PASS", "-k=", "-k 0x35", "-k 65536",
+        "-k 9-8", "-k 53,", "-k 1)||(1", "-k -1", "-k 53" + 64 * ",53",
+        *BAD_COUNTER]),
+    "protostats": Edges(["-dev", "lo"], *COUNTER, [
+        "-k 1", "-t ip", "-t=", "-mt src", "-wS", "-wN", *BAD_COUNTER])}
 each_tool = pytest.mark.parametrize("tool", TOOLS)
 QUIET = "(lo, .*generic mode.*\n)?"     # stderr of countp and protostats on lo
 
@@ -72,11 +68,10 @@ def check_runs(done):
 
 
 @each_tool
-@pytest.mark.parametrize("form", ["%s.py", "%s-bpfcc"])     # Debian's
-def test_standalone(tool, form, tmp_path):
-    """It needs no other file and no environment, runs under any name, and
-    leaves no file."""
-    name = form % tool
+def test_standalone(tool, tmp_path):
+    """It needs no other file and no environment, runs under any name, also as
+    standard input, and leaves no file."""
+    name = tool + "-bpfcc"      # Debian's
     shutil.copy(tool_path(tool), str(tmp_path / name))
     for folder in tmp_path, tmp_path.parent, tmp_path.parent.parent:
         folder.chmod(0o755)
@@ -88,11 +83,16 @@ def test_standalone(tool, form, tmp_path):
     check_runs(run_alone(*TOOLS[tool].soon, prefix=[
         "%s=%s" % variable for variable in os.environ.items()
         if variable[0] == "BCC_KERNEL_SOURCE"]))
-    done = run_alone("-h")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: %s [-h]" % name)
-    check_refusal(run_alone("--nonesuch"), "usage: %s [-h]" % name,
-                  "\n%s: error: " % name, status=2)
+    for option, line in ("-h", "usage: %s [-h]" % name), (
+            "--ebpf", "#include <uapi/"):
+        done = run_alone(option)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\n" + line in "\n" + done.stdout
+    from_stdin = ["sh", "-c", 'exec %s - "$@" < "$0"' % PYTHON]
+    for prefix, shown in ([], name), (from_stdin, tool):
+        check_refusal(run_alone("--nonesuch", prefix=prefix),
+                      "usage: %s [-h]" % shown, "\n%s: error: " % shown,
+                      status=2)
     check_refusal(run_alone(prefix=["setpriv", "--reuid=65534"]),
                   name + ": needs root: run it as root or with sudo\n")
     check_refusal(run_alone(prefix=[PYTHON, "-S"]),     # no bcc
@@ -108,14 +108,44 @@ def run_here(tool, *args, prefix=(), **popen):
                prefix=["unshare", "--net", *prefix])
 
 
-@each_tool
-def test_no_headers(tool):
-    if os.path.exists("/sys/kernel/kheaders.tar.xz"):
+def keep_capabilities(kept):
+    return ["setpriv", "--bounding-set=-all" + kept, "--inh-caps=-all"]
+
+
+# What is missing: a command prefix, and words of the message. A container that
+# is not privileged has few capabilities, and can have /proc/kallsyms masked.
+HEADERS = "linux-headers-" + os.uname().release
+PRIVILEGES = ["CAP_BPF", "--privileged"]
+MISSING = {
+    "headers": (
+        ["env", "-u", "BCC_KERNEL_SOURCE", *hide("/lib/modules")],
+        [HEADERS + " (Debian, Ubuntu)", "kernel-devel (Fedora)",
+         "linux-headers (Arch)", "BCC_KERNEL_SOURCE"]),
+    "right headers": (["env", "BCC_KERNEL_SOURCE=/sys"],
+                      ["no kernel headers in /sys: ", HEADERS]),
+    "capabilities": (keep_capabilities(""), PRIVILEGES),
+    "CAP_BPF": (keep_capabilities(",+net_admin,+net_raw,+sys_ptrace"),
+                PRIVILEGES),
+    "symbols": (hide("/proc/kallsyms"), ["/proc/kallsyms", "--privileged"]),
+    "tracefs": (hide("/sys/kernel/tracing", "/sys/kernel/debug"),
+                ["mount -t debugfs"]),
+    "debugfs": (hide("/sys/kernel/debug"), ["mount -t debugfs"])}
+NEEDED_BY_TRACERS = ["symbols", "tracefs", "debugfs"]
+
+
+@pytest.mark.parametrize("tool, missing", [
+    (tool, missing) for tool in TOOLS for missing in MISSING
+    if tool in TRACERS or missing not in NEEDED_BY_TRACERS])
+def test_missing(tool, missing):
+    if missing == "headers" and os.path.exists("/sys/kernel/kheaders.tar.xz"):
         pytest.skip("this kernel has its headers in itself")
-    check_refusal(run_here(tool, prefix=[
-        "env", "-u", "BCC_KERNEL_SOURCE", *hide("/lib/modules")]),
-        "linux-headers-%s (Debian, Ubuntu)" % os.uname().release,
-        "kernel-devel (Fedora)", "linux-headers (Arch)", "BCC_KERNEL_SOURCE")
+    prefix, words = MISSING[missing]
+    by_tracepoint = ["--probe", "tracepoint"] * (missing[-2:] == "fs")
+    done = run_here(tool, *by_tracepoint, *TOOLS[tool].soon, prefix=prefix)
+    if missing == "debugfs" and done.returncode == 0:
+        check_runs(done)        # only BCC 0.18 requires it
+    else:
+        check_refusal(done, *words)
 
 
 @each_tool
@@ -132,13 +162,6 @@ def test_bad_arguments(tool):
         done = run_here(tool, *arguments.split(), timeout=20)
         check_refusal(done, "usage: ", status=2)
         assert done.stderr.splitlines()[-1].count("error: ") == 1
-
-
-@each_tool
-def test_ebpf(tool):
-    done = run_here(tool, "--ebpf", *TOOLS[tool].soon)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "\n#include <uapi/" in done.stdout
 
 
 @each_tool
@@ -175,67 +198,11 @@ def test_closed_pipe_ends_it_quietly(tool):
 
 
 @each_tool
-def test_no_stdout(tool):
-    done = run_here(tool, *TOOLS[tool].soon, prefix=[
-        "sh", "-c", 'exec "$@" >&-', "sh"])
-    assert done.returncode == 1
-    assert re.search("(?m)^%s.py: can't write: " % tool, done.stderr)
-    assert "Traceback" not in done.stderr
-
-
-@each_tool
-@pytest.mark.parametrize("option", [[], ["--ebpf"]])
-def test_full_disk(tool, option):
-    done = run_here(tool, *option, timeout=START_SECONDS, prefix=[
-        "sh", "-c", 'exec "$@" > /dev/full', "sh"])
-    assert done.returncode == 1
-    assert re.search("(?m)^%s.py: can't .*write: No space left on device\n$" %
-                     tool, done.stderr)
-
-
-@pytest.mark.parametrize("tool", TRACERS)
-@pytest.mark.parametrize("hidden", [["tracing", "debug"], ["debug"]])
-def test_no_tracefs(tool, hidden):
-    """Without debugfs BCC 0.18 does not find it, and later ones do."""
-    done = run_here(tool, "--probe", "tracepoint", *TOOLS[tool].soon,
-                    prefix=hide(*["/sys/kernel/" + name for name in hidden]))
-    if len(hidden) == 1 and done.returncode == 0:
-        check_runs(done)
-    else:
-        check_refusal(done, "mount -t debugfs")
-
-
-@each_tool
-@pytest.mark.parametrize("kept", [
-    "", ",+net_admin,+sys_ptrace", ",+net_raw,+net_admin"])
-def test_no_capabilities(tool, kept):
-    """As root in a container that is not privileged. Docker grants NET_RAW."""
-    done = run_here(tool, prefix=[
-        "setpriv", "--bounding-set=-all" + kept, "--inh-caps=-all"])
-    check_refusal(done, "CAP_BPF", "--privileged")
-
-
-@pytest.mark.parametrize("tool", TRACERS)
-def test_no_symbols(tool):
-    """A container's /proc/kallsyms can be masked."""
-    check_refusal(run_here(tool, prefix=hide("/proc/kallsyms")),
-                  "/proc/kallsyms", "--privileged")
-
-
-@each_tool
-def test_wrong_headers(tool, tmp_path):
-    """BCC_KERNEL_SOURCE leads to no headers."""
-    check_refusal(run_here(tool, prefix=[
-        "env", "BCC_KERNEL_SOURCE=%s" % tmp_path]), str(tmp_path),
-        "linux-headers-" + os.uname().release)
-
-
-@each_tool
-def test_standard_input(tool):
-    """A copy in a container, without a file there."""
-    with open(tool_path(tool)) as script:
-        done = subprocess.run(
-            ["unshare", "--net", PYTHON, "-", *TOOLS[tool].always,
-             "--nonesuch"], stdin=script, stderr=subprocess.PIPE,
-            universal_newlines=True, timeout=60)
-    assert "\n%s: error: " % tool in done.stderr
+@pytest.mark.parametrize("output, option, error", [
+    ("&-", [], ""), ("/dev/full", [], "No space left on device\n"),
+    ("/dev/full", ["--ebpf"], "No space left on device\n")])
+def test_no_output(tool, output, option, error):
+    """stdout is closed, or the disk is full."""
+    check_refusal(run_here(tool, *option, prefix=[
+        "sh", "-c", 'exec "$@" >' + output, "sh"]), "can't ",
+        "write: " + error)
