@@ -103,14 +103,14 @@ def start_target():
 
 @contextlib.contextmanager
 def start_threads():
-    """Yield the Popen of a process, and the ID of its second thread."""
-    script = ("import threading, time; thread = threading.Thread(None, time."
-              "sleep, 'python3', [600]); thread.start(); "
+    """Yield the IDs of a process and of its second thread."""
+    script = ("import sys, threading; thread = threading.Thread(None, sys."
+              "stdin.read, 'python3'); thread.start(); "
               "print(thread.native_id)")
     with subprocess.Popen([sys.executable, "-uc", script],
+                          stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as process:
-        yield process, int(process.stdout.readline())
-        process.kill()
+        yield process.pid, int(process.stdout.readline())
 
 
 def no_process():
@@ -140,43 +140,33 @@ def scene():
 
 
 def pair():
-    """Fork a victim, and print the IDs of sender, victim, and second thread.
-    On a line of stdin, send 0 and SIGUSR1 to each by each call."""
+    """As PID 1 of a namespace, start PID 2, which has a thread of ID 3. Print
+    their PIDs outside. On a line of stdin, send 0 and SIGUSR1 by each call to
+    2, 1 and the thread. PID 2 ends with PID 1."""
     reader, writer = os.pipe()
     guard()
-    victim = os.fork()
-    if victim == 0:
-        thread = threading.Thread(target=signal.pause, name="victim",
-                                  daemon=True)
-        thread.start()
-        os.write(writer, b"%d" % thread.native_id)
-        while True:
-            signal.pause()
-    thread = int(os.read(reader, 10))
-    print(os.getpid(), victim, thread, flush=True)
+    if os.fork() == 0:
+        threading.Thread(target=signal.pause).start()
+        os.write(writer, os.readlink(b"/proc/self"))
+        signal.pause()
+    print(os.readlink("/proc/self"), os.read(reader, 10).decode(), flush=True)
     sys.stdin.readline()
     for sig in 0, signal.SIGUSR1:
-        for target in victim, os.getpid():
+        for target in 2, 1:
             for call in CALLS:
                 send(call, target, sig)
         for call in TO_THREAD:
-            send(call, victim, sig, thread)
-    print("done", flush=True)
-    sys.stdin.readline()
-    os.kill(victim, signal.SIGKILL)
-    os.waitpid(victim, 0)
+            send(call, 2, sig, 3)
 
 
 def main():
     if len(sys.argv) == 1:
         scene()
-    elif sys.argv[1] == "numbered" and len(sys.argv) == 3:
-        for i in range(int(sys.argv[2])):
-            act(i)
     elif sys.argv[1] == "pair":
         pair()
     else:
-        sys.exit(__doc__)
+        for i in range(int(sys.argv[2])):
+            act(i)
 
 
 if __name__ == "__main__":
