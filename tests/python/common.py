@@ -122,7 +122,7 @@ class Tool:
 
     def start(self):
         """Start, and wait for the header. AssertionError if it ends."""
-        self.out, self.err = (tempfile.TemporaryFile() for _ in range(2))
+        self.out, self.err = (tempfile.NamedTemporaryFile() for _ in "oe")
         self.process = subprocess.Popen(self.command, stdout=self.out,
                                         stderr=self.err, **self.popen)
         with contextlib.ExitStack() as failed:
@@ -137,8 +137,7 @@ class Tool:
 
     def read(self, file):
         """Return what the tool has written to a file."""
-        size = os.fstat(file.fileno()).st_size
-        return os.pread(file.fileno(), size, 0).decode(errors="replace")
+        return pathlib.Path(file.name).read_bytes().decode(errors="replace")
 
     def lines(self):
         """Return the lines that are complete."""
@@ -237,10 +236,10 @@ def kernel_supports(probe):
 @contextlib.contextmanager
 def odd_name(name):
     """Give this thread another name within the block: at most 15 bytes."""
-    PR_SET_NAME, PR_GET_NAME, old = 15, 16, ctypes.create_string_buffer(16)
-    signals.libc.prctl(PR_GET_NAME, old)
-    signals.libc.prctl(PR_SET_NAME, name)
+    comm = pathlib.Path("/proc/thread-self/comm")
+    old = comm.read_bytes()[:-1]
+    comm.write_bytes(name)
     try:
         yield
     finally:
-        signals.libc.prctl(PR_SET_NAME, old)
+        comm.write_bytes(old)

@@ -146,26 +146,24 @@ def test_ids_are_the_hosts(tracer):
 
 
 def send_from_below(depth, leave, target, writer):
-    """Start a process, which does the same, and so on. The last one writes its
-    ancestors() to a pipe, and sends SIGUSR1 from a thread with another name.
-    leave: its parent ends first."""
+    """Make a chain of processes. The last one writes its ancestors() to a
+    pipe, and sends SIGUSR1 from a thread with another name. leave: each one's
+    parent ends first."""
     def act():
         with odd_name(b"messenger"):
             kill(target, signal.SIGUSR1)
-    parent = os.getpid()
-    if os.fork():
-        if depth > 1 or not leave:
-            os.wait()
-        os._exit(0)
-    with odd_name(b"link %d < \xc3\xa9" % depth):
-        if depth > 1:
-            send_from_below(depth - 1, leave, target, writer)
-        wait_until(lambda: not leave or os.getppid() != parent)
-        os.write(writer, ancestors(os.getpid()).encode())
-        thread = threading.Thread(target=act)
-        thread.start()
-        thread.join()
-        os._exit(0)
+    for link in range(depth):
+        parent = os.getpid()
+        if os.fork():
+            if not leave:
+                os.wait()
+            os._exit(0)
+        pathlib.Path("/proc/self/comm").write_bytes(b"%d < \xc3\xa9" % link)
+    wait_until(lambda: not leave or os.getppid() != parent)
+    os.write(writer, ancestors(os.getpid()).encode())
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.short
@@ -308,13 +306,8 @@ def test_signals_of_the_kernel(tracer, memory_cgroup):
 def end_parent(end):
     """Start a child that gets SIGUSR1 when this process ends, and end it."""
     PR_SET_PDEATHSIG = 1
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signals.libc.prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
-        os.write(writer, b"%d" % os.getpid())
-        time.sleep(60)
-    os.read(reader, 10)
+    subprocess.Popen(["sleep", "60"], preexec_fn=lambda: signals.libc.prctl(
+        PR_SET_PDEATHSIG, signal.SIGUSR1))
     end()
 
 
