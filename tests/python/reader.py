@@ -39,8 +39,7 @@ def classify(tool, frame):
 
 def field_of(field, frame):
     """Return what protostats -t shows of a frame: its src, sport or dport."""
-    _, fields = describe(frame)
-    return fields.get(field, "-")
+    return describe(frame)[1].get(field, "-")
 
 
 def describe(frame):

@@ -6,7 +6,6 @@ USAGE: signals.py                    what examples/demo shows: see scene()
        signals.py pair               see pair()
 """
 
-import contextlib
 import ctypes
 import mmap
 import os
@@ -101,18 +100,6 @@ def start_target():
     return process
 
 
-@contextlib.contextmanager
-def start_threads():
-    """Yield the IDs of a process and of its second thread."""
-    script = ("import sys, threading; thread = threading.Thread(None, sys."
-              "stdin.read, 'python3'); thread.start(); "
-              "print(thread.native_id)")
-    with subprocess.Popen([sys.executable, "-uc", script],
-                          stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as process:
-        yield process.pid, int(process.stdout.readline())
-
-
 def no_process():
     """Return a PID that no process has: one above the highest."""
     with open("/proc/sys/kernel/pid_max") as f:
@@ -127,10 +114,9 @@ def scene():
         for call in CALLS:
             for sig in (0, signal.SIGUSR1, signal.SIGHUP):
                 send(call, target.pid, sig)
-        kill(-os.getpgrp(), 0)
-        kill(no_process(), signal.SIGTERM)
-        kill(target.pid, signal.NSIG)
-        kill(target.pid, signal.SIGTERM)
+        for pid, sig in (-os.getpgrp(), 0), (no_process(), signal.SIGTERM), (
+                target.pid, signal.NSIG), (target.pid, signal.SIGTERM):
+            kill(pid, sig)
     finally:
         kill(target.pid, signal.SIGKILL)
         target.wait()
