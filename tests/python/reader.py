@@ -67,7 +67,12 @@ def read(frame, fields):
         take("27xB", rest)
         return "ARP"
     if kind == 0x0800:
-        protocol, offset, more, rest = read_ipv4(rest, fields)
+        first, fragment, protocol, source, _ = take("!B5xHxB2x4s4x", rest)
+        if first >> 4 != 4 or first & 15 < 5:
+            raise error
+        fields["src"] = socket.inet_ntop(socket.AF_INET, source)
+        offset, more = fragment & 0x1fff, fragment & 0x2000
+        _, rest = take("%dxB" % (4 * (first & 15) - 1), rest)
         icmp, echo, nd = 1, (0, 8), ()
     elif kind == 0x86dd:
         protocol, offset, more, rest = read_ipv6(rest, fields)
@@ -92,15 +97,6 @@ def read(frame, fields):
 def take(layout, rest):
     """Return a header's values, and what follows it."""
     return (*unpack_from(layout, rest), rest[calcsize(layout):])
-
-
-def read_ipv4(rest, fields):
-    first, fragment, protocol, source, _ = take("!B5xHxB2x4s4x", rest)
-    if first >> 4 != 4 or first & 15 < 5:
-        raise error
-    fields["src"] = socket.inet_ntop(socket.AF_INET, source)
-    _, rest = take("%dxB" % (4 * (first & 15) - 1), rest)
-    return protocol, fragment & 0x1fff, fragment & 0x2000, rest
 
 
 def read_ipv6(rest, fields):

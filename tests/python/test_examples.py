@@ -7,15 +7,14 @@ import subprocess
 
 import pytest
 
-from common import COUNT, TOP, Tool, kernel_supports, run, wait_until
+from common import COUNT, PROBES, TOP, Tool, kernel_supports, run, wait_until
 from frames import KNOWN
 from veth import Wire
 
 
 def test_syscall_fallback():
     """The first probe type that the kernel supports shows each call."""
-    probes, me = ["fentry:", "tracepoint:", "kprobe:"], str(os.getpid())
-    used = [kernel_supports(probe[:-1]) for probe in probes].index(True)
+    used, me = [*map(kernel_supports, PROBES)].index(True), str(os.getpid())
     tool = Tool("examples/tracing/syscall_fallback.py").start()
     wait_until(lambda: len(tool.rows) > used)
     for sig in [0] * COUNT + [18]:      # SIGCONT
@@ -23,8 +22,8 @@ def test_syscall_fallback():
     wait_until(lambda: sum(row.split()[0] == me for row in tool.rows) > COUNT)
     lines = list(map(str.split, tool.lines()))
     assert [line[:2] for line in lines[:used + 2]] == [
-        [probe, "refused"] for probe in probes[:used]] + [
-        [probes[used], "attached."], ["PID", "TARGET"]]
+        [probe + ":", "refused"] for probe in PROBES[:used]] + [
+        [PROBES[used] + ":", "attached."], ["PID", "TARGET"]]
     assert sorted(row for row in lines if row[0] == me) == (
         [[me, me, "0"]] * COUNT + [[me, me, "18"]])
     assert tool.stop() == -signal.SIGINT

@@ -34,12 +34,12 @@ def rows_about(rows, *pids):
 
 # Arguments of kill(2), and the SIG, TPID and RESULT shown.
 ODD_CALLS = [
-    (0, 0, "0", "0", "0"), (int(GROUP), 0, "0", GROUP, "0"),
-    (1, 65, "65", "1", "EINVAL"), (1, -1, "-1", "1", "EINVAL"),
-    (-1, 999, "999", "-1", "EINVAL"), (-2**31, 0, "0", "-", "ESRCH"),
-    (2**31 - 1, 2**31 - 1, str(2**31 - 1), str(2**31 - 1), "ESRCH"),
-    *[(NO_PROCESS, sig, shown, str(NO_PROCESS), "ESRCH") for sig, shown in (
-        (15, "SIGTERM"), (31, "SIGSYS"), (32, "32"), (RTMIN, "SIGRTMIN+0"))]]
+    (0, 0, 0, 0, "0"), (int(GROUP), 0, 0, GROUP, "0"),
+    (1, 65, 65, 1, "EINVAL"), (1, -1, -1, 1, "EINVAL"),
+    (-1, 999, 999, -1, "EINVAL"), (-2**31, 0, 0, "-", "ESRCH"),
+    (2**31 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1, "ESRCH"),
+    *[(NO_PROCESS, sig, shown, NO_PROCESS, "ESRCH") for sig, shown in (
+        (15, "SIGTERM"), (31, "SIGSYS"), (32, 32), (RTMIN, "SIGRTMIN+0"))]]
 
 
 def end(call, by_thread):
@@ -74,7 +74,7 @@ def test_every_call(tracer, target):
         expected["kill", "SIGKILL", pid, "sleep", "0"] = 1
         for number, sig, shown, to, result in ODD_CALLS:
             kill(number, sig)
-            expected["kill", shown, to, "-", result] = 1
+            expected["kill", str(shown), str(to), "-", result] = 1
         signals.syscall("pidfd_send_signal", 999, 0, None, 0)
         expected["pidfd_send_signal", "0", "-", "-", "EBADF"] = 1
         calls = [(call, False) for call in CALLS] + [
@@ -370,13 +370,11 @@ def do_a_mixture(target):
         kill(os.getpid(), 0)
     rows = [(ME, 0, call, sig, "-" if "pidfd" in call and not sig else pid,
              send(call, pid, sig)) for call, pid, sig in [
-        ("kill", target.pid, 0), ("kill", target.pid, 10), ("kill", 0, 0),
-        ("kill", int(GROUP), 0), ("kill", int(ME), 0),
-        ("pidfd_send_signal", target.pid, 0),
-        ("pidfd_send_signal", target.pid, 10),
-        ("pidfd_send_signal", int(ME), int(signal.SIGCONT))] + [
-        ("kill", NO_PROCESS, sig)
-        for sig in (9, 15, RTMIN, RTMIN + 3, 63, 64)]]
+        *[(call, pid, sig) for call in ("kill", "pidfd_send_signal")
+          for pid, sig in ((target.pid, 0), (target.pid, 10), (int(ME), 18))],
+        *[("kill", pid, 0) for pid in (0, int(GROUP), int(ME))],
+        *[("kill", NO_PROCESS, sig)
+          for sig in (9, 15, RTMIN, RTMIN + 3, 63, 64)]]]
     nobody, faulted, broken = [in_child(function)[0] for function in (
         send_as_nobody, fault, break_pipe)]
     rows += [(nobody, NOBODY, "kill", 0, target.pid, -1),

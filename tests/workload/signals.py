@@ -109,17 +109,14 @@ def no_process():
 def scene():
     """Send 23 signals: to one process three by each of the six calls, and five
     that are odd, fail or end it. Then start a process that faults."""
-    target = start_target()
-    try:
+    with start_target() as target:
         for call in CALLS:
             for sig in (0, signal.SIGUSR1, signal.SIGHUP):
                 send(call, target.pid, sig)
         for pid, sig in (-os.getpgrp(), 0), (no_process(), signal.SIGTERM), (
                 target.pid, signal.NSIG), (target.pid, signal.SIGTERM):
             kill(pid, sig)
-    finally:
         kill(target.pid, signal.SIGKILL)
-        target.wait()
     subprocess.call([sys.executable, "-c", "import ctypes, resource; "
                      "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); "
                      "ctypes.string_at(0)"])
