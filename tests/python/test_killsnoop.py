@@ -15,7 +15,7 @@ import time
 import pytest
 
 from common import (COUNT, PYTHON, Tool, cells, in_child, mounted, odd_name,
-                    own_rows, run_command, wait_until)
+                    own_rows, wait_until)
 import signals
 from signals import CALLS, kill, send
 
@@ -138,12 +138,15 @@ def ancestors(pid):
 @pytest.mark.short
 def test_ids_are_the_hosts(tracer):
     """By each call, to a process, itself, and a thread that leads none. Where
-    no signal is generated it is what the call said."""
-    process, sender, _, expected = start_pair()
+    no signal is generated it is what the call said. When PID 1 ends, the
+    kernel kills the other, as if out of memory (SEND_SIG_PRIV)."""
+    process, sender, victim, expected = start_pair()
     parents = ancestors(int(sender))
-    with tracer.traced() as rows:
+    with tracer.traced() as all_rows:
         process.communicate("\n", timeout=60)
-    rows = own_rows(rows, sender)
+    assert cells(rows_about(all_rows, victim), "PID SYSCALL SIG TPID") == [
+        ("0", "-", "SIGKILL", victim)]
+    rows = own_rows(all_rows, sender)
     assert cells(rows, "SYSCALL SIG TPID RESULT") == expected
     assert {row["PARENTS"] for row in rows} == {parents}
 
@@ -269,26 +272,6 @@ def interrupt_terminal():
     return pid
 
 
-@pytest.fixture
-def memory_cgroup(cgroup2):
-    """Return the folder of a cgroup that has 16 MB of memory."""
-    top = run_command("findmnt", "-nfo", "TARGET", "-t", "cgroup", "-O",
-                      "memory").stdout.strip() or cgroup2    # version 1, 2
-    group = pathlib.Path(top, "killsnoop-test-%d" % os.getpid())
-    if top == cgroup2:
-        try:
-            pathlib.Path(top, "cgroup.subtree_control").write_text("+memory")
-        except OSError as e:
-            pytest.skip("no memory cgroup can be made: %s" % e)
-    group.mkdir()
-    for limit in "max", "swap.max", "limit_in_bytes", "memsw.limit_in_bytes":
-        file = group / ("memory." + limit)
-        if file.exists():
-            file.write_text(str(16 << 20))
-    yield str(group)
-    group.rmdir()
-
-
 def end_parent(end):
     """Start a child that gets SIGUSR1 when this process ends, and end it."""
     PR_SET_PDEATHSIG = 1
@@ -298,13 +281,12 @@ def end_parent(end):
 
 
 @pytest.mark.short
-def test_signals_that_no_call_explains(tracer, target, memory_cgroup, cgroup):
+def test_signals_that_no_call_explains(tracer, target, cgroup):
     """The kernel's; PR_SET_PDEATHSIG's, also if the parent kills itself; and
     that of cgroup.kill."""
     with tracer.traced() as rows:
-        pids = faulted, timed, typed, out_of_memory = [str(pid) for pid in (
-            in_child(fault)[0], in_child(time_out)[0], interrupt_terminal(),
-            in_child(lambda: b"x" * (64 << 20), group=memory_cgroup)[0])]
+        pids = faulted, timed, typed = [str(pid) for pid in (
+            in_child(fault)[0], in_child(time_out)[0], interrupt_terminal())]
         parents = [str(in_child(end_parent, end)[0]) for end in (
             lambda: os._exit(0), os.abort,
             lambda: os.kill(os.getpid(), signal.SIGKILL))]
@@ -317,7 +299,7 @@ def test_signals_that_no_call_explains(tracer, target, memory_cgroup, cgroup):
                if row["SIG"] not in ("SIGHUP", "SIGCONT")]      # a terminal's
     assert sorted(cells(kernels, "SIG TPID")) == sorted([
         ("SIGSEGV", faulted), ("SIGALRM", timed), ("SIGALRM", timed),
-        ("SIGINT", typed), ("SIGKILL", out_of_memory)])
+        ("SIGINT", typed)])
     assert set(cells(kernels, "PID COMM SYSCALL RESULT CGROUP PARENTS")) == {
         ("0", "kernel", "-", "0", "-", "-")}
     others = [row for row in rows if row["SYSCALL"] == "-"]
