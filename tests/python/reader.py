@@ -75,7 +75,21 @@ def read(frame, fields):
         _, rest = take("%dxB" % (4 * (first & 15) - 1), rest)
         icmp, echo, nd = 1, (0, 8), ()
     elif kind == 0x86dd:
-        protocol, offset, more, rest = read_ipv6(rest, fields)
+        first, protocol, source, rest = take("!B5xBx16s16x", rest)
+        if first >> 4 != 6:
+            raise error
+        fields["src"] = socket.inet_ntop(socket.AF_INET6, source)
+        offset = more = 0
+        for _ in range(8):
+            if offset or protocol not in (0, 43, 44, 51, 60):
+                break
+            this = protocol
+            protocol, size, field, _ = take("!BBH4x", rest)
+            # RFC 8200, and RFC 4302 for the length of an AH
+            size = {44: 8, 51: 4 * size + 8}.get(this, 8 * size + 8)
+            _, rest = take("%dxB" % (size - 1), rest)
+            if this == 44:
+                offset, more = field >> 3, more | field & 1
         icmp, echo, nd = 58, (128, 129), range(133, 138)
     else:
         return "other"
@@ -86,8 +100,8 @@ def read(frame, fields):
         take("19xB" if protocol == 6 else "7xB", rest)
     if protocol in (6, 17):
         if not offset and len(rest) >= 4:
-            ports = map(str, unpack_from("!HH", rest))
-            fields.update(zip(("sport", "dport"), ports))
+            fields["sport"], fields["dport"] = map(
+                str, unpack_from("!HH", rest))
         return "TCP" if protocol == 6 else "UDP"
     if not offset and rest and rest[0] in echo:
         return "ping"
@@ -97,24 +111,3 @@ def read(frame, fields):
 def take(layout, rest):
     """Return a header's values, and what follows it."""
     return (*unpack_from(layout, rest), rest[calcsize(layout):])
-
-
-def read_ipv6(rest, fields):
-    """RFC 8200, and RFC 4302 for the length of an AH."""
-    first, protocol, source, rest = take("!B5xBx16s16x", rest)
-    if first >> 4 != 6:
-        raise error
-    fields["src"] = socket.inet_ntop(socket.AF_INET6, source)
-    more = 0
-    for _ in range(8):
-        if protocol not in (0, 43, 44, 51, 60):
-            break
-        this = protocol
-        protocol, size, field, _ = take("!BBH4x", rest)
-        size = {44: 8, 51: 4 * size + 8}.get(this, 8 * size + 8)
-        _, rest = take("%dxB" % (size - 1), rest)
-        if this == 44:
-            more |= field & 1
-            if field >> 3:
-                return protocol, field >> 3, more, rest
-    return protocol, 0, more, rest
