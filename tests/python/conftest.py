@@ -15,8 +15,7 @@ from veth import Port, inside
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "short: proves most in least time, for "
-                            "kernels in emulation")
+    config.addinivalue_line("markers", "short: for kernels in emulation")
 
 
 @pytest.hookimpl(trylast=True)      # last in a test's ID: see kernels/run

@@ -1,5 +1,4 @@
-"""Every tracer shows events at once, whole and in order, reports what it lost,
-and ends well: however it attaches, where that matters."""
+"""Events come at once, whole and in order, or are reported as lost."""
 
 import collections
 import concurrent.futures
@@ -20,6 +19,7 @@ from common import (ATTACHMENTS, COUNT, TRACERS, Tool, bpf_programs, burst,
 
 each_tool = pytest.mark.parametrize("tool", TRACERS)
 PERF_BUFFER, RING_BUFFER = 4, 27    # enum bpf_map_type
+_, WITH_PERF_BUFFER = ATTACHMENTS["perf_buffer"]
 
 
 @pytest.mark.short
@@ -76,25 +76,12 @@ def test_sigkill_leaves_no_program(tracer):
 
 
 @each_tool
-def test_rows_come_at_once(tool):
-    """Half of them within 0.2 s."""
-    delays = []
-    with Tool(tool, "-p", os.getpid(), *TRACERS[tool].only_acts) as tool:
-        for number in range(1, 6):
-            begin = time.monotonic()
-            tool.workload.act()
-            wait_until(lambda: len(tool.rows) == number)
-            delays.append(time.monotonic() - begin)
-    assert sorted(delays)[2] < 0.2
-
-
-@each_tool
-@pytest.mark.parametrize("how, count, too_many", [
-    ("auto", 100000, 400000), ("perf_buffer", 4000, 50000)])
-def test_bursts(tool, how, count, too_many):
-    """The last one is more than the buffer holds, while the tool is stopped:
-    it shows the first events."""
-    bursts, (_, prefix) = {}, ATTACHMENTS.get(how, ([], []))
+@pytest.mark.parametrize("prefix, count, too_many", [
+    ([], 100000, 400000), (WITH_PERF_BUFFER, 4000, 50000)])
+def test_bursts(tool, prefix, count, too_many):
+    """Half of single rows come within 0.2 s. The last burst is more than the
+    buffer holds, while the tool is stopped: it shows the first events."""
+    delays, bursts = [], {}
 
     def run_bursts(processes, count):
         started = [burst(tool.name, count) for _ in range(processes)]
@@ -102,6 +89,10 @@ def test_bursts(tool, how, count, too_many):
             assert process.wait(60) == 0
             bursts[str(process.pid)] = count
     with Tool(tool, *TRACERS[tool].only_acts, prefix=prefix) as tool:
+        for _ in range(5):
+            delays.append(-time.monotonic())
+            tool.mark()
+            delays[-1] += time.monotonic()
         run_bursts(2, count)
         run_bursts(11, 101)
         wait_until(lambda: len(tool.rows) >= sum(bursts.values()))
@@ -109,14 +100,15 @@ def test_bursts(tool, how, count, too_many):
         tool.send(signal.SIGSTOP)
         run_bursts(1, too_many)
         tool.send(signal.SIGCONT)
+    assert sorted(delays)[2] < 0.2
     numbers, table = collections.defaultdict(list), tool.table()
     for row in table:
         numbers[row["PID"]].append(tool.workload.number(row))
     *whole, last = bursts
-    if how == "auto":
+    if not prefix:
         assert numbers[last] == list(range(len(numbers[last])))
     for pid in whole:
-        if how == "perf_buffer":        # rows are in order by CPU
+        if prefix:      # rows are in order by CPU
             numbers[pid].sort()
         assert numbers[pid] == list(range(bursts[pid]))
     missing = too_many - len(numbers[last])
@@ -126,48 +118,13 @@ def test_bursts(tool, how, count, too_many):
 
 
 @each_tool
-def test_all_losses_are_reported(tool):
-    """Also those within a second of the last report: what is shown and what
-    is lost is all. The buffer is one that is soon full."""
-    _, prefix = ATTACHMENTS["perf_buffer"]
-    with Tool(tool, "-p", os.getpid(), *TRACERS[tool].only_acts,
-              prefix=prefix) as tool:
-        for number in signal.SIGCONT, signal.SIGINT:
-            tool.send(signal.SIGSTOP)
-            for _ in range(60000):
-                tool.workload.act()
-            tool.send(number)
-            tool.send(signal.SIGCONT)
-            wait_until(lambda: tool.lost)
-        assert tool.process.wait(60) == 0
-        tool.stop = lambda: 0       # it has ended
-    assert len(tool.rows) + tool.lost == 120000
-
-
-@each_tool
-def test_duration(tool):
-    """When it is over, all that the buffer holds is shown."""
-    tool = Tool(tool, "-p", os.getpid(), *TRACERS[tool].only_acts, "-d", "2")
-    tool.start()
-    tool.send(signal.SIGSTOP)
-    for _ in range(60000):
-        tool.workload.act()
-    time.sleep(2)
-    tool.send(signal.SIGCONT)
-    assert tool.process.wait(60) == 0
-    assert (len(tool.rows), tool.stderr) == (60000, "")
-
-
-@each_tool
 def test_skipped_runs_are_reported(tool, tmp_path):
     """The kernel counts them for each program: here it says 7 for all."""
     (tmp_path / "sitecustomize.py").write_text("""import builtins, io
 real = open
-def fake(path, *args, **more):
-    if str(path).startswith("/proc/self/fdinfo/"):
-        return io.StringIO("recursion_misses:\\t7\\n")
-    return real(path, *args, **more)
-builtins.open = fake""")
+builtins.open = lambda path, *args, **more: (
+    io.StringIO("recursion_misses:\\t7\\n") if "/self/fdinfo/" in str(path)
+    else real(path, *args, **more))""")
     done = run(tool, "-d", "0.3", env=dict(
         os.environ, PYTHONPATH=str(tmp_path)))
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
@@ -199,21 +156,32 @@ def test_no_loss_from_before_it_traced(tool):
 
 
 @each_tool
-@pytest.mark.parametrize("locale, shown", [
-    ("C", "%d?[2J?? sp?"), ("C.UTF-8", "%d?[2J?\ufffd sp\u00e9")])
-def test_last_events_and_odd_names(tool, locale, shown):
-    """Printed at SIGTERM, or when -d is over. No byte of a name does harm,
-    also where output has ASCII only."""
-    last = ["-d", "2"] * (locale == "C")
-    tool = Tool(tool, "-p", os.getpid(), *TRACERS[tool].only_acts, *last,
-                env=dict(os.environ, LC_ALL=locale, PYTHONUTF8="0",
-                         PYTHONCOERCECLOCALE="0")).start()
-    with odd_name(b"%d\x1b[2J\n\xff sp\xc3\xa9"):
-        for _ in range(COUNT):
-            tool.workload.act()
-    assert (tool.process.wait(60) if last else tool.stop(signal.SIGTERM)) == 0
-    assert sum(" %s " % shown in row for row in tool.rows) == COUNT
-    assert tool.stderr == ""
+@pytest.mark.parametrize("prefix, locale, options, numbers, shown", [
+    ([], "C", ["-d", "2"], [signal.SIGCONT], "%d?[2J?? sp?"),
+    ([], "C.UTF-8", [], [signal.SIGTERM], "%d?[2J?\ufffd sp\u00e9"),
+    (WITH_PERF_BUFFER, "C", [], [signal.SIGCONT, signal.SIGINT],
+     "%d?[2J?? sp?")])
+def test_last_events(tool, prefix, locale, options, numbers, shown):
+    """All that the buffer holds is shown when -d is over, at a signal, and
+    before. All others are reported as lost, also within a second of the last
+    report. No byte of a name does harm, also where output has ASCII only."""
+    tool = Tool(tool, "-p", os.getpid(), *TRACERS[tool].only_acts, *options,
+                prefix=prefix, env=dict(
+                    os.environ, LC_ALL=locale, PYTHONUTF8="0",
+                    PYTHONCOERCECLOCALE="0")).start()
+    for number in numbers:
+        tool.send(signal.SIGSTOP)
+        with odd_name(b"%d\x1b[2J\n\xff sp\xc3\xa9"):
+            for _ in range(60000):
+                tool.workload.act()
+        time.sleep(len(options))        # -d is over
+        tool.send(number)
+        tool.send(signal.SIGCONT)
+        wait_until(lambda: tool.lost or not prefix)
+    assert tool.process.wait(60) == 0
+    assert len(tool.rows) + tool.lost == 60000 * len(numbers)
+    assert all(" %s " % shown in row for row in tool.rows)
+    assert prefix or tool.stderr == ""
 
 
 @pytest.mark.parametrize("option", [     # see kernels/run
