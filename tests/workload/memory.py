@@ -7,34 +7,32 @@ USAGE: memory.py                    the 23 calls that examples/demo shows
 
 import ctypes
 import mmap
-import subprocess
 import sys
 import tempfile
 import time
 
-from signals import libc, pidfd_open, syscall
+from signals import libc, pidfd_open, start_target, syscall
 
 libc.mmap.restype = ctypes.c_void_p
 PAGE = mmap.PAGESIZE
 MAP_POPULATE = 0x8000       # asm-generic/mman.h
 
 # From Linux 7.0's include/uapi/asm-generic/mman-common.h.
-ADVICES = {
-    "NORMAL": 0, "RANDOM": 1, "SEQUENTIAL": 2, "WILLNEED": 3, "DONTNEED": 4,
-    "FREE": 8, "REMOVE": 9, "DONTFORK": 10, "DOFORK": 11, "MERGEABLE": 12,
-    "UNMERGEABLE": 13, "HUGEPAGE": 14, "NOHUGEPAGE": 15, "DONTDUMP": 16,
-    "DODUMP": 17, "WIPEONFORK": 18, "KEEPONFORK": 19, "COLD": 20,
-    "PAGEOUT": 21, "POPULATE_READ": 22, "POPULATE_WRITE": 23,
-    "DONTNEED_LOCKED": 24, "COLLAPSE": 25, "HWPOISON": 100,
-    "SOFT_OFFLINE": 101, "GUARD_INSTALL": 102, "GUARD_REMOVE": 103,
-}
+ADVICES = dict(
+    NORMAL=0, RANDOM=1, SEQUENTIAL=2, WILLNEED=3, DONTNEED=4, FREE=8, REMOVE=9,
+    DONTFORK=10, DOFORK=11, MERGEABLE=12, UNMERGEABLE=13, HUGEPAGE=14,
+    NOHUGEPAGE=15, DONTDUMP=16, DODUMP=17, WIPEONFORK=18, KEEPONFORK=19,
+    COLD=20, PAGEOUT=21, POPULATE_READ=22, POPULATE_WRITE=23,
+    DONTNEED_LOCKED=24, COLLAPSE=25, HWPOISON=100, SOFT_OFFLINE=101,
+    GUARD_INSTALL=102, GUARD_REMOVE=103)
 NOT_ON_REAL_PAGES = {"HWPOISON", "SOFT_OFFLINE"}    # they do what they say
 
 
 def madvise(address, length, advice):
-    """Call madvise(2) past the C library. Return 0 or -errno."""
+    """Call madvise(2) past the C library, with the name or the number of an
+    advice. Return 0 or -errno."""
     return syscall("madvise", ctypes.c_uint64(address),
-                   ctypes.c_uint64(length), advice)
+                   ctypes.c_uint64(length), int(ADVICES.get(advice, advice)))
 
 
 def process_madvise(pidfd, ranges, advice, from_file=False):
@@ -46,12 +44,13 @@ def process_madvise(pidfd, ranges, advice, from_file=False):
             file.write(bytes(vector))
             file.flush()
             vector = ctypes.c_uint64(map_memory(PAGE, file.fileno()))
-    return syscall("process_madvise", pidfd, vector, len(ranges), advice, 0)
+    return syscall("process_madvise", pidfd, vector, len(ranges),
+                   ADVICES[advice], 0)
 
 
 def act(number=0):
     """Advise on no bytes, at an address that has a number, to 2^30."""
-    madvise(number * PAGE, 0, ADVICES["RANDOM"])
+    madvise(number * PAGE, 0, "RANDOM")
 
 
 def number(row):
@@ -77,25 +76,22 @@ def scene():
     memory = map_memory(length)
     with open(sys.executable, "rb") as program:
         text = map_memory(length, program.fileno())
-    madvise(memory, length, ADVICES["HUGEPAGE"])
-    madvise(memory, length, ADVICES["POPULATE_WRITE"])
+    for advice in "HUGEPAGE", "POPULATE_WRITE":
+        madvise(memory, length, advice)
     for i in range(7):
-        madvise(memory + i * 16 * PAGE, 16 * PAGE, ADVICES["DONTNEED"])
+        madvise(memory + i * 16 * PAGE, 16 * PAGE, "DONTNEED")
     for i in range(5):
-        madvise(memory + i * 32 * PAGE, 32 * PAGE, ADVICES["FREE"])
-    madvise(text, length, ADVICES["SEQUENTIAL"])
-    madvise(text, length, ADVICES["WILLNEED"])
-    madvise(memory, length, ADVICES["COLD"])
-    madvise(memory + 1, PAGE, ADVICES["DONTNEED"])
-    madvise(0, PAGE, ADVICES["DONTNEED"])
+        madvise(memory + i * 32 * PAGE, 32 * PAGE, "FREE")
+    for advice in "SEQUENTIAL", "WILLNEED":
+        madvise(text, length, advice)
+    madvise(memory, length, "COLD")
+    madvise(memory + 1, PAGE, "DONTNEED")
+    madvise(0, PAGE, "DONTNEED")
     madvise(memory, PAGE, 99)
-    with subprocess.Popen(["sleep", "5"]) as child:
-        time.sleep(0.1)     # it replaces its memory
-        heap = mapping_of(child.pid, "[heap]")
-        fd = pidfd_open(child.pid)
-        process_madvise(fd, [heap], ADVICES["COLD"])
-        process_madvise(fd, [heap], ADVICES["PAGEOUT"])
-        process_madvise(-1, [heap], ADVICES["COLD"])
+    with start_target() as child:
+        heap, fd = mapping_of(child.pid, "[heap]"), pidfd_open(child.pid)
+        for target, advice in (fd, "COLD"), (fd, "PAGEOUT"), (-1, "COLD"):
+            process_madvise(target, [heap], advice)
         time.sleep(0.2)     # a tracer looks the descriptor up
         child.kill()
 
@@ -107,18 +103,11 @@ def mapping_of(pid, name):
             if line.endswith(name + "\n"):
                 start, end = (int(x, 16) for x in line.split()[0].split("-"))
                 return start, end - start
-    raise LookupError(name)
-
-
-def main():
-    if len(sys.argv) == 1:
-        scene()
-    elif sys.argv[1] == "numbered" and len(sys.argv) == 3:
-        for i in range(int(sys.argv[2])):
-            act(i)
-    else:
-        sys.exit(__doc__)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["numbered"]:
+        for i in range(int(sys.argv[2])):
+            act(i)
+    else:
+        scene()
