@@ -426,11 +426,15 @@ def give_back_and_touch():
         advise(61, 1009 * PAGE, "DONTNEED", 0)
         list(threads.map(touch, [pages] * 2, [4096] * 2))       # 1009
         advise(3000, 211 * PAGE, "DONTNEED", 0)
+        advise(1001, 17 * PAGE, "PAGEOUT", 0)   # fork: faults without swap
         in_child(touch, pages, 4096)                    # 0
-        threads.submit(touch, pages, 3100).result()     # 100
+        threads.submit(touch, pages, 3100).result()     # 100, 17
     advise(63, 2 * PAGE, "FREE", 3000)                  # 0
     advise(63, PAGE, "FREE", 0)
     advise(63, PAGE, "DONTNEED", 3000)                  # 1
+    where, size = ctypes.c_void_p(pages), ctypes.c_size_t(99 * PAGE)
+    assert signals.libc.mlock(where, size) == 0
+    advise(60, 13 * PAGE, "DONTNEED_LOCKED", 3000)      # 13
     file = os.memfd_create("pages")
     os.ftruncate(file, 64 * PAGE)
     pages = map_memory(64 * PAGE, file, shared=True)
@@ -449,8 +453,10 @@ def test_refaults(cell, hide):
     with Tool("madvsnoop", "-SRj", "--probe", cell[10:], prefix=hide) as tool:
         child, status = in_child(give_back_and_touch)
         assert status == 0
+    has_locked = madvise(0, 0, "DONTNEED_LOCKED") == 0  # Linux 5.18
     expected = {"DONTNEED": 37 + 101 + 1009 + 100 + 1, "REMOVE": 11, "FREE": 0,
-                "NOHUGEPAGE": 0, "-2147483648": 0}
+                "NOHUGEPAGE": 0, "-2147483648": 0, "PAGEOUT": 17,
+                "DONTNEED_LOCKED": 13 * has_locked}
     counted = {row["ADVICE"]: int(row["REFAULTS"])
                for row in own_rows(tool.table(), child)}
     assert {advice: counted[advice] for advice in expected} == expected
