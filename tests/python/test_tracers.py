@@ -184,6 +184,22 @@ def test_last_events(tool, prefix, locale, options, numbers, shown):
     assert prefix or tool.stderr == ""
 
 
+@pytest.mark.parametrize("tool, options, interval", [
+    ("madvsnoop", ["-ST"], 0.05), ("countp", ["--other=drop", "lo"], 0.1),
+    ("protostats", ["lo"], 0.1)])
+def test_interval(tool, options, interval):
+    """Here, writing a table takes 0.6 of it, which does not delay the next
+    one: else there would be tables of 1.9 s in 3 s."""
+    with Tool(tool, *options, interval, prefix=[
+            "unshare", "--net", "strace", "-Df", "--seccomp-bpf", "-o",
+            "/dev/null", "-e", "trace=write", "-e",
+            "inject=write:delay_exit=%d" % (600000 * interval)],
+            env=dict(os.environ, PYTHONUNBUFFERED="")) as tool:
+        time.sleep(3)
+        times = re.findall(r"(?m)^\d\d:\d\d:\d\d", tool.read(tool.out))
+    assert 2.3 < interval * len(times) < 3.6
+
+
 @pytest.mark.parametrize("option", [     # see kernels/run
     "cgroupmap", pytest.param("mntnsmap", marks=pytest.mark.short)])
 @each_tool
