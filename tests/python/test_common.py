@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from common import (PYTHON, START_SECONDS, TRACERS, burst, hide, mounted, run,
-                    run_command, tool_path, wait_until)
+from common import (PYTHON, TRACERS, burst, hide, mounted, run, run_command,
+                    tool_path, wait_until)
 
 # always: arguments without which a tool does not start; soon: with which it
 # ends soon; idle: with which it writes no row soon.

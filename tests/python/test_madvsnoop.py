@@ -24,6 +24,7 @@ import signals
 from test_common import check_refusal
 
 ME = str(os.getpid())
+STACK = "stack" + ME    # a name that no other suite has
 LARGE = 16 << 20
 FROM_5_12 = b"bpf_skb_check_mtu"        # as old as atomic operations in BPF
 PAGES = map_memory(LARGE)
@@ -42,7 +43,7 @@ def other(target):
 @pytest.fixture(scope="session")
 def start_stack(tmp_path_factory):
     """Return a function that starts workload/stack.c, by mode and count."""
-    program = str(tmp_path_factory.mktemp("stack") / "stack")
+    program = str(tmp_path_factory.mktemp("stack") / STACK)
     subprocess.check_call([
         "gcc", "-O1", "-fno-omit-frame-pointer", "-rdynamic", "-o", program,
         os.path.join(TOP, "tests/workload/stack.c")])
@@ -87,7 +88,7 @@ def test_memory_does_not_grow(options, mode, count, start_stack):
             with open("/proc/%d/status" % tool.process.pid) as f:
                 sizes.append(int(re.search(r"RssAnon:\s*(\d+)", f.read())[1]))
         assert tool.lost == 0
-    rows = [row for row in tool.table() if row["COMM"] == "stack"]
+    rows = [row for row in tool.table() if row["COMM"] == STACK]
     assert len(rows) == 2 * count
     if mode == "distinct":
         assert len({row["STACK"] for row in rows[count:]}) == count

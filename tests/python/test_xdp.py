@@ -267,8 +267,7 @@ def test_interface_goes(tool, option, change, network):
 
 @each_tool
 def test_loopback(tool, network):
-    """It has no native mode: generic mode is used, unless -N forbids that.
-    Meanwhile each interval begins in time."""
+    """It has no native mode: generic mode is used, unless -N forbids that."""
     lo = Port(network.near.namespace, "lo")
     options = ["--other=drop"] if tool == "countp" else []
     running = lo.tool(tool, "0.01", "300", *options).start()
@@ -280,9 +279,6 @@ def test_loopback(tool, network):
     assert totals(running)["total"][0] == COUNT * (1 + answered)
     title = "lo, no native mode (Operation not supported)"
     assert running.stderr.startswith(title + ", generic mode")
-    (seconds,) = re.findall("%s, generic mode, (.*) s:" % re.escape(title),
-                            "".join(running.rows))
-    assert 3 <= float(seconds) < 3.2
     check_refusal(lo.run(tool, "-N", *options), title)
     if tool == "countp":
         for options in [], ["--other=drop", "--udp=tx"]:
@@ -305,8 +301,6 @@ def test_refusals(tool, network):
         check_refusal(run(tool, "--", name, prefix=network.near.prefix),
                       "no network interface")
     for prefix, *words in (
-            (["sh", "-c", 'exec "$@" >&-', "sh"],
-             "can't write: stdout is closed\n"),
             (replaced("bpf_link_create", "-1"), "requires Linux 5.9"),
             (replaced("bpf_module_create_c_from_string",
                       "real(b'bad', *args[1:])"),
