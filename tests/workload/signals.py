@@ -9,6 +9,7 @@ USAGE: signals.py                    what examples/demo shows: see scene()
 import ctypes
 import mmap
 import os
+import pathlib
 import platform
 import signal
 import subprocess
@@ -94,9 +95,10 @@ def guard():
 def start_target():
     """Start "sleep 600" behind guard(). Return its Popen."""
     process = subprocess.Popen(["sleep", "600"], preexec_fn=guard)
-    with open("/proc/%d/comm" % process.pid) as f:
-        while f.seek(0) or f.read() != "sleep\n":   # exec(2) is not over
-            time.sleep(0.01)
+    folder = pathlib.Path("/proc", str(process.pid))
+    while (folder / "comm").read_text() != "sleep\n" or (
+            "[heap]" not in (folder / "maps").read_text()):
+        time.sleep(0.01)        # exec(2) is not over
     return process
 
 
