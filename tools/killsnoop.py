@@ -143,6 +143,9 @@ args = parser.parse_args()
 PARENTS = MAX_PARENTS if args.parents else 0
 if args.duration is not None and not 0 < args.duration < 1e9:
     parser.error("argument -d/--duration: not a positive number below 1e9")
+for number in args.pid, args.tpid, args.uid:
+    if not ANY <= number < 2**32:
+        parser.error("out of range: %d" % number)
 for path in args.cgroupmap, args.mntnsmap:      # they go into the C text
     if path is not None and not (os.path.exists(path) and re.fullmatch(
             "/[A-Za-z0-9_./:@+-]+", path)):
@@ -435,7 +438,8 @@ def remedy():
                 "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
                 "set BCC_KERNEL_SOURCE; in a container: -v /lib/modules:"
                 "/lib/modules -v /usr/src:/usr/src" % (headers, release))
-    if not BPF.tracepoint_exists("syscalls", "sys_exit_kill"):
+    if args.probe != "fentry" and not BPF.tracepoint_exists(
+            "sched", "sched_switch"):
         return ("no tracepoints, try: mount -t tracefs tracefs /sys/kernel/"
                 "tracing; mount -t debugfs debugfs /sys/kernel/debug")
 
@@ -470,10 +474,6 @@ def local_time(second):
     """Return a time in seconds since 1970 as text; in CSV it is ISO 8601."""
     local = datetime.datetime.fromtimestamp(second).astimezone()
     return local.isoformat() if args.csv else local.strftime("%H:%M:%S")
-
-def clock(event):
-    ago = time.monotonic() - event.ts / 1e9
-    return local_time(int(time.time() - ago))
 
 def signal_name(event):
     return signal_names.get(event.sig, event.sig) if args.names else event.sig
@@ -523,7 +523,8 @@ event_struct = struct.Struct(
 pid_form = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read())
 CALLS = SYSCALLS + ["-"]
 all_columns = [     # title, format, whether it is shown, value of an event
-    ("TIME", "%-9s", True, clock),
+    ("TIME", "%-9s", True, lambda e:
+     local_time(int(time.time() - time.monotonic() + e.ts / 1e9))),
     ("UID", "%-6s", args.print_uid, lambda e: e.uid),
     ("PID", pid_form, True, lambda e: e.pid),
     ("COMM", "%-16s", True,

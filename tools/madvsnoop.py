@@ -80,7 +80,8 @@ def advice_list(text):
     numbers = []
     for name in text.upper().replace("MADV_", "").replace(" ", "").split(","):
         number = advice_numbers.get(name, name)
-        if not re.fullmatch("-?[0-9]{1,9}", str(number)):
+        if not re.fullmatch("-?[0-9]+", str(number)) or (
+                abs(int(number)) >= 2**31):
             raise argparse.ArgumentTypeError("no such advice in " + text)
         numbers.append(int(number))
     return numbers
@@ -160,6 +161,8 @@ if args.refaults and (args.failed or not args.summary):
     parser.error("-R requires -S, and does not go with -x")
 if args.interval != NEVER and not aggregate:
     parser.error("an interval requires -S or -H")
+if not ANY <= args.pid < 2**32:
+    parser.error("out of range: %d" % args.pid)
 for path in args.cgroupmap, args.mntnsmap:      # they go into the C text
     if path is not None and not (os.path.exists(path) and re.fullmatch(
             "/[A-Za-z0-9_./:@+-]+", path)):
@@ -517,11 +520,8 @@ def silenced(silent):
     finally:
         os.dup2(saved, 2)
 
-def load(probe):
+def load(text):
     """Return a BPF object, attached. Exception if the kernel refuses it."""
-    if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, 0):
-        raise Exception("not supported by this kernel")
-    text = program(probe)
     bpf = BPF(text=text, cflags=["-w"])     # attaches all but the following
     for name in re.findall(r"int syscall__(\w+)", text):
         bpf.attach_kprobe(event=bpf.get_syscall_fnname(name.encode()),
@@ -545,7 +545,8 @@ def remedy():
                 "Ubuntu), kernel-devel (Fedora) or linux-headers (Arch), or "
                 "set BCC_KERNEL_SOURCE; in a container: -v /lib/modules:"
                 "/lib/modules -v /usr/src:/usr/src" % (headers, release))
-    if not BPF.tracepoint_exists("syscalls", "sys_enter_madvise"):
+    if args.probe != "fentry" and not BPF.tracepoint_exists(
+            "sched", "sched_switch"):
         return ("no tracepoints, try: mount -t tracefs tracefs /sys/kernel/"
                 "tracing; mount -t debugfs debugfs /sys/kernel/debug")
 
@@ -554,9 +555,13 @@ def attach():
     probes = PROBES if args.probe == "auto" else [args.probe]
     refusals = []
     for probe in probes:
+        if probe == "fentry" and not supported(BPF_PROG_TYPE_TRACING, 0):
+            refusals.append("no fentry: not supported by this kernel")
+            continue
+        text = program(probe)
         try:
             with silenced(probe != probes[-1]):
-                bpf = load(probe)
+                bpf = load(text)
         except Exception as e:      # BCC raises no other class
             refusals.append("no %s: %s" % (probe, e))
             continue
@@ -566,7 +571,7 @@ def attach():
         bpf["lost"].clear()
         return bpf
     if args.refaults:
-        refusals.append("-R requires Linux 5.12 and LLVM 12: try without it")
+        refusals.append("-R requires Linux 5.12 and LLVM 12")
     die("can't trace madvise: " + (remedy() or "; ".join(refusals)))
 
 @functools.lru_cache(maxsize=4096)
@@ -580,10 +585,6 @@ def local_time(second):
     """Return a time in seconds since 1970 as text; in CSV it is ISO 8601."""
     local = datetime.datetime.fromtimestamp(second).astimezone()
     return local.isoformat() if args.csv else local.strftime("%H:%M:%S")
-
-def clock(event):
-    ago = time.monotonic() - event.ts / 1e9
-    return local_time(int(time.time() - ago))
 
 @functools.lru_cache(maxsize=4096)
 def size(count):
@@ -666,7 +667,8 @@ Row = collections.namedtuple(
 
 pid_form = "%%-%ds" % len(open("/proc/sys/kernel/pid_max").read().strip())
 all_columns = [     # title, format, whether it is shown, value of an event
-    ("TIME", "%-8s", args.timestamp, clock),
+    ("TIME", "%-8s", args.timestamp, lambda e:
+     local_time(int(time.time() - time.monotonic() + e.ts / 1e9))),
     ("PID", pid_form, True, lambda e: e.pid),
     ("TID", pid_form, args.verbose, lambda e: e.tid),
     ("COMM", "%-15s", True, lambda e: printable(e.comm)),
@@ -706,7 +708,8 @@ def table(rows, forms):
     """Return rows as text or CSV."""
     if not args.csv:
         line = " ".join(forms) + "\n"
-        return "".join(line % tuple(row) for row in rows)
+        text = "".join(line % tuple(row) for row in rows)
+        return text.replace(" \n", "\n")        # before a stack
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -21,16 +21,17 @@ Edges = collections.namedtuple("Edges", "always soon idle bad_arguments")
 TRACER = [], ["-d", "0.3"], ["-p", str(os.getpid())]
 COUNTER = ["0.1", "2"], ["100"]
 BAD_TRACER = [
-    "-p x", "-p 1;", "-p", "-p=", "-d 0", "-d x", "-d nan", "-d inf", "extra",
-    "--probe x", "--cgroupmap", "--cgroupmap=", '--cgroupmap /x";int',
-    "--cgroupmap /no/such", "--mntnsmap relative", "--nonesuch"]
+    "-p x", "-p -2147483649", "-p 1;", "-p", "-p=", "-d 0", "-d x", "-d nan",
+    "-d inf", "extra", "--probe x", "--cgroupmap", "--cgroupmap=",
+    '--cgroupmap /x";int', "--cgroupmap /no/such", "--mntnsmap relative",
+    "--nonesuch"]
 BAD_COUNTER = ["x", "0", "-1", "nan", "inf", "1e99", "1 0", "1 -1", "1 x",
                "1 1 1", "-N -S", "-NS", "--nonesuch"]
 TOOLS = {
     "killsnoop": Edges(*TRACER, [
         "-T a", "-T", "-T=1||1", "-s FOO", "-s 65", "-s -1", "-s=", "-s 9,",
         "-s RTMIN+99", "-s SIG", "-s RTMAX-31", "-e 65", "-e=", "-s 9 -e 9",
-        "-u root", *BAD_TRACER]),
+        "-u root", "-u 4294967296", *BAD_TRACER]),
     "madvsnoop": Edges(*TRACER, [
         "-t 1", "-n", "-R", "-H -n x", "-n 0123456789abcdef", "-a FOO", "-a=",
         "-a 4,", "-a MADV_", "-a 4294967296", "-m x", "-m=-1", "-m nan",

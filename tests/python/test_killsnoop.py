@@ -164,10 +164,11 @@ def send_from_below(depth, leave, target, writer):
             os._exit(0)
         pathlib.Path("/proc/self/comm").write_bytes(b"%d < \xc3\xa9" % link)
     wait_until(lambda: not leave or os.getppid() != parent)
-    os.write(writer, ancestors(os.getpid()).encode())
+    text = ancestors(os.getpid())
     thread = threading.Thread(target=act)
     thread.start()
     thread.join()
+    os.write(writer, text.encode())
 
 
 @pytest.mark.short
@@ -188,9 +189,9 @@ def test_parents(tracer, target):
 
 @pytest.mark.short
 def test_no_signal_is_anothers(tracer, target):
-    """A call does not show as its own what an untraced one has generated. By
-    sigqueue(3)'s call, which can have any code for oneself and that of a timer
-    for others, no sender passes as the kernel."""
+    """A call does not show as its own what an untraced one has generated. A
+    sender is shown as itself even if rt_sigqueueinfo(2) has the code of the
+    kernel or of a timer."""
     def act():
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         for to, code in (target.pid, -2), (os.getpid(), 1):

@@ -78,13 +78,13 @@ def test_stack_of_a_known_function(tracer, start_stack):
     ("-jUa DONTNEED", "distinct", 40000),
     ("-Sja DONTNEED 0.5", "processes", 14000)])
 def test_memory_does_not_grow(options, mode, count, start_stack):
-    """With more stacks or processes than sums have room for. None is lost."""
+    """None of 40,000 stacks, or of more processes than have room, is lost."""
     sizes = []
     with Tool("madvsnoop", *options.split()) as tool:
         for _ in range(2):
             before = len(tool.rows)
             with start_stack(mode, count):
-                wait_until(lambda: len(tool.rows) >= before + count)
+                wait_until(lambda: len(tool.rows) >= before + count, 120)
             with open("/proc/%d/status" % tool.process.pid) as f:
                 sizes.append(int(re.search(r"RssAnon:\s*(\d+)", f.read())[1]))
         assert tool.lost == 0
@@ -393,8 +393,10 @@ def test_lock_wait(cell):
             concurrent.futures.ThreadPoolExecutor(1) as thread:
         toggle(0)
         thread.submit(hold_lock)
-        toggle(0.005)
-        done.set()
+        try:
+            toggle(0.005)
+        finally:
+            done.set()
     times = [(float(row["LAT(us)"]), float(row["LOCK(us)"]))
              for row in tool.table()]
     assert len(times) == 202
@@ -482,7 +484,7 @@ def test_refaults_without_room():
         touch(small, 2)
         madvise(small, 2 * PAGE, "DONTNEED")
         touch(small, 2)
-        wait_until(lambda: len(own_rows(tool.table())) == 2)
+        wait_until(lambda: len(own_rows(tool.table())) >= 2)
     assert sum(int(row["REFAULTS"]) for row in own_rows(tool.table())) == 2
     assert tool.lost == lost
 

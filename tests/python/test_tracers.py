@@ -188,8 +188,8 @@ def test_last_events(tool, prefix, locale, options, numbers, shown):
     ("madvsnoop", ["-ST"], 0.05), ("countp", ["--other=drop", "lo"], 0.1),
     ("protostats", ["lo"], 0.1)])
 def test_interval(tool, options, interval):
-    """Here, writing a table takes 0.6 of it, which does not delay the next
-    one: else there would be tables of 1.9 s in 3 s."""
+    """Each write takes 60% of an interval. This does not delay the next table:
+    with drift, 3 s would hold only 1.9 s of intervals."""
     with Tool(tool, *options, interval, prefix=[
             "unshare", "--net", "strace", "-Df", "--seccomp-bpf", "-o",
             "/dev/null", "-e", "trace=write", "-e",

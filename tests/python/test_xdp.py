@@ -208,7 +208,7 @@ def test_killed_while_it_starts(tool, network):
         programs.update(near.xdp())
         process.kill()
         process.wait()
-        seconds += 0.03
+        seconds = 0.03 + 1.2 * seconds
     assert seconds > 0.15
     wait_until(lambda: not programs & bpf_programs())
     assert not near.xdp()
