@@ -708,8 +708,8 @@ def table(rows, forms):
     """Return rows as text or CSV."""
     if not args.csv:
         line = " ".join(forms) + "\n"
-        text = "".join(line % tuple(row) for row in rows)
-        return text.replace(" \n", "\n")        # before a stack
+        lines = "".join(line % tuple(row) for row in rows)
+        return lines.replace(" \n", "\n")       # before a stack
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
